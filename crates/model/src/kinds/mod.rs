@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The artifact kinds, one file each, and the enum over them. Matches on
+//! [`Artifact`] have no catch-all arm, so that a new kind is a compile error
+//! wherever a decision is due.
+
+pub mod rest_api;
+
+pub use rest_api::RestApi;
+
+use crate::{Kind, ResourceName};
+
+/// A valid artifact of any kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Artifact {
+    /// A REST API.
+    RestApi(RestApi),
+}
+
+impl Artifact {
+    /// The artifact's kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Artifact::RestApi(_) => Kind::RestApi,
+        }
+    }
+
+    /// The artifact's key in the store and on the wire.
+    #[must_use]
+    pub fn name(&self) -> ResourceName {
+        match self {
+            Artifact::RestApi(api) => ResourceName::new(Kind::RestApi, api.handle.clone()),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The RestApi artifact (contract chapter 3) as inner code sees it: every field
+//! parsed, every default filled in, nothing left to check. It is made by
+//! `RestApi::parse` at the edge and by `Resource` decoding in the runtime.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Handle;
+
+/// A REST API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestApi {
+    /// `metadata.name`.
+    pub handle: Handle,
+    /// `metadata.labels`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// `spec.displayName`.
+    pub display_name: String,
+    /// `spec.version`, as written.
+    pub version: String,
+    /// `spec.context` with `$version` substituted; `/` for the root context.
+    pub context: String,
+    /// `spec.vhosts.main`, split at `;`, trimmed and deduplicated; never empty.
+    pub main_hosts: Vec<String>,
+    /// `spec.vhosts.sandbox`.
+    pub sandbox_host: String,
+    /// `spec.upstream.main`.
+    pub main: Upstream,
+    /// `spec.upstream.sandbox`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Upstream>,
+    /// `spec.upstreamDefinitions`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstream_definitions: Vec<UpstreamDefinition>,
+    /// `spec.subscriptionPlans`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscription_plans: Vec<String>,
+    /// `spec.policies`: run before the operation's own, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicySpec>,
+    /// `spec.resilience`.
+    #[serde(default, skip_serializing_if = "Resilience::is_unset")]
+    pub resilience: Resilience,
+    /// `spec.operations`; never empty.
+    pub operations: Vec<Operation>,
+    /// `spec.deploymentState`.
+    #[serde(default)]
+    pub state: DeploymentState,
+}
+
+/// Whether the artifact's routes are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeploymentState {
+    /// Routes are served.
+    #[default]
+    Deployed,
+    /// Kept, but not served.
+    Undeployed,
+}
+
+/// Where an API's requests go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    /// The target itself, or the name of a definition.
+    #[serde(flatten)]
+    pub target: UpstreamTarget,
+    /// What the upstream sees as `Host`.
+    #[serde(default)]
+    pub host_rewrite: HostRewrite,
+}
+
+/// A direct target or a reference; a reference is known to resolve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UpstreamTarget {
+    /// `url`.
+    Url(TargetUrl),
+    /// `ref`, the name of an entry of `upstreamDefinitions`.
+    Ref(String),
+}
+
+/// What the upstream sees as `Host`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostRewrite {
+    /// The upstream's own host name.
+    #[default]
+    Auto,
+    /// The client's `Host`.
+    Manual,
+}
+
+/// An upstream URL in its parts; userinfo and fragment are dropped (contract 4.4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetUrl {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// Host name or IP address (IPv6 without brackets).
+    pub host: String,
+    /// The port, the scheme's default when the URL names none.
+    pub port: u16,
+    /// The path part without a trailing slash; empty for the root.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub base_path: String,
+}
+
+/// How a target is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+/// `spec.upstreamDefinitions[]`: a named, reusable target set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamDefinition {
+    /// Unique within the API.
+    pub name: String,
+    /// Prepended to the path sent upstream; empty for the root.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub base_path: String,
+    /// `timeout.connect`.
+    #[serde(default, with = "duration_ms", skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Duration>,
+    /// The targets; never empty, one scheme.
+    pub targets: Vec<WeightedTarget>,
+}
+
+/// `spec.upstreamDefinitions[].upstreams[]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightedTarget {
+    /// Host and port; its base path is empty.
+    pub url: TargetUrl,
+    /// 0 to 100; `None` when the author gave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u8>,
+}
+
+/// `resilience`: `None` inherits, zero disables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resilience {
+    /// The whole request, from its first byte to the response's last.
+    #[serde(default, with = "duration_ms", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// The longest silence on the request's stream.
+    #[serde(default, with = "duration_ms", skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// One policy attached to an API or an operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicySpec {
+    /// The policy's name.
+    pub name: String,
+    /// `vN`, or `None` for the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// A CEL condition; the policy is skipped in a phase where it is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_condition: Option<String>,
+    /// The parameters, as data: their schema belongs to the policy.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub params: serde_json::Value,
+}
+
+/// `spec.operations[]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Operation {
+    /// The method, upper case.
+    pub method: Method,
+    /// The path below the context, as written.
+    pub path: String,
+    /// The path came from the `match` form with type `Exact`: no trailing-slash tolerance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// All must match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderMatch>,
+    /// Run after the API's own, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicySpec>,
+    /// Overrides the API's per field.
+    #[serde(default, skip_serializing_if = "Resilience::is_unset")]
+    pub resilience: Resilience,
+}
+
+/// The methods an operation can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs, reason = "the variants are their own documentation")]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+    Patch,
+    Head,
+    Options,
+}
+
+/// One header condition of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: String,
+    /// What the value must be.
+    #[serde(flatten)]
+    pub value: HeaderValueMatch,
+}
+
+/// How a header's value is compared; a regular expression is known to compile.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HeaderValueMatch {
+    /// Equal to this text.
+    Exact(String),
+    /// Matched, whole, by this expression.
+    Regex(String),
+}
+
+impl RestApi {
+    /// The definition with this name.
+    #[must_use]
+    pub fn upstream_definition(&self, name: &str) -> Option<&UpstreamDefinition> {
+        self.upstream_definitions.iter().find(|definition| definition.name == name)
+    }
+}
+
+impl Resilience {
+    /// Nothing is set: everything is inherited.
+    #[must_use]
+    pub fn is_unset(&self) -> bool {
+        *self == Resilience::default()
+    }
+
+    /// This, with unset fields taken from `outer`.
+    #[must_use]
+    pub fn or(self, outer: Resilience) -> Resilience {
+        Resilience {
+            timeout: self.timeout.or(outer.timeout),
+            idle_timeout: self.idle_timeout.or(outer.idle_timeout),
+        }
+    }
+}
+
+impl Method {
+    /// Every method, in the order used by messages.
+    pub const ALL: [Method; 7] = [
+        Method::Get,
+        Method::Post,
+        Method::Put,
+        Method::Delete,
+        Method::Patch,
+        Method::Head,
+        Method::Options,
+    ];
+
+    /// The token on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+            Method::Patch => "PATCH",
+            Method::Head => "HEAD",
+            Method::Options => "OPTIONS",
+        }
+    }
+
+    /// The method with exactly this token.
+    #[must_use]
+    pub fn from_token(token: &str) -> Option<Method> {
+        Method::ALL.into_iter().find(|method| method.as_str() == token)
+    }
+}
+
+/// Durations travel as whole milliseconds, so that canonical JSON has one form for each.
+mod duration_ms {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        let millis = value.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+        match millis {
+            Some(millis) => serializer.serialize_u64(millis),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+    }
+}

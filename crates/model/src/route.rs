@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From an API to its routes (contract 4.1): which hosts, which method, which path
+//! shape. The controller uses it to find overlaps between artifacts, the runtime to
+//! build its table: one definition, so that what is admitted is what is served.
+
+use crate::kinds::rest_api::{HeaderMatch, Method};
+
+/// One route: an operation on one virtual host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The virtual host pattern, lower case: `api.example.com`, `*.example.com`, `sandbox-*`, `*`.
+    pub host: String,
+    /// The method, matched exactly.
+    pub method: Method,
+    /// The full path: context and operation path.
+    pub path: PathPattern,
+    /// All must match; sorted.
+    pub headers: Vec<HeaderMatch>,
+    /// Index into the API's operations.
+    pub operation: usize,
+    /// Whether the route goes to the sandbox upstream.
+    pub sandbox: bool,
+}
+
+/// The shape of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathPattern {
+    /// The segments between slashes, without the leading one.
+    pub segments: Vec<Segment>,
+    /// What may follow the last segment.
+    pub tail: Tail,
+}
+
+/// One segment of a path pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Segment {
+    /// This text.
+    Literal(String),
+    /// Text and placeholders alternating, for example `v{major}.json`.
+    Mixed(Vec<Piece>),
+    /// One placeholder: one or more characters other than a slash.
+    Param,
+}
+
+/// A part of a mixed segment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Piece {
+    /// This text.
+    Text(String),
+    /// One or more characters other than a slash.
+    Param,
+}
+
+/// What may follow the last segment of a path pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tail {
+    /// Nothing at all, and the pattern ranks above all others (`match` form, `Exact`).
+    Exact,
+    /// Nothing (a path with placeholders).
+    End,
+    /// Nothing or one slash (the simple form).
+    OptionalSlash,
+    /// Nothing, or a slash and anything (`/*`).
+    Wildcard,
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a policy registers: its name, its parameters' schema, and how an instance is
+//! compiled from parameters. Compiling is pure: it reads nothing but its arguments,
+//! so that the controller's trial compile and the runtime's are the same.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+/// A kind of policy, as registered in the catalogue.
+pub trait Definition: Send + Sync + 'static {
+    /// The name artifacts use.
+    fn name(&self) -> &'static str;
+
+    /// The full version, `vX.Y.Z`; artifacts name the major only.
+    fn version(&self) -> &'static str;
+
+    /// One sentence for the catalogue.
+    fn description(&self) -> &'static str;
+
+    /// The JSON schema of the parameters.
+    fn schema(&self) -> &'static str;
+
+    /// Compiles an instance. Parameters have passed the schema.
+    ///
+    /// # Errors
+    /// When a combination that the schema allows makes no sense.
+    fn compile(
+        &self,
+        params: &Value,
+        attachment: &Attachment,
+        services: &Services,
+    ) -> Result<crate::Policy, CompileError>;
+}
+
+/// Parameters that cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CompileError {
+    /// The field below `params`, dotted; empty for the whole.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Where a policy instance is attached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// The artifact's handle.
+    pub api_handle: String,
+    /// `spec.displayName`.
+    pub api_name: String,
+    /// `spec.version`.
+    pub api_version: String,
+    /// The resolved context.
+    pub api_context: String,
+    /// The operation's path as written, below the context.
+    pub operation_path: String,
+    /// The operation's method.
+    pub operation_method: String,
+    /// `METHOD|FULLPATH|VHOST` (contract 4.1).
+    pub route_name: String,
+    /// Whether this policy stands at the API or at the operation.
+    pub level: Level,
+}
+
+/// The level a policy is declared at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Level {
+    /// `spec.policies`.
+    #[default]
+    Api,
+    /// `spec.operations[].policies`.
+    Operation,
+}
+
+/// What compiled policies may touch of the world.
+#[derive(Clone)]
+pub struct Services {
+    /// Counters that outlive a redeployment; shared by all workers of the process.
+    pub counters: Arc<dyn Counters>,
+}
+
+/// Named counters, for rate limits (contract 6.11: a redeployment with equal limits keeps its counts).
+pub trait Counters: Send + Sync + 'static {
+    /// In the fixed window that contains `now_ms`, takes `cost` from `limit` when that much is left.
+    fn take(&self, key: &str, window_ms: u64, limit: u64, cost: u64, now_ms: u64) -> Taken;
+}
+
+/// What a counter said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether the cost was taken.
+    pub allowed: bool,
+    /// What is left in the window afterwards.
+    pub remaining: u64,
+    /// When the window ends, milliseconds since the Unix epoch.
+    pub resets_at_ms: u64,
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a policy is: the definition it registers, the hooks it may implement, the
+//! head views and the exchange it sees, and the chain that runs it. It knows no
+//! socket and no concrete policy. The controller compiles chains here to admit an
+//! artifact; the runtime compiles the same chains and runs them.
+#![warn(missing_docs)]
+
+pub mod definition;
+pub mod exchange;
+pub mod head;
+pub mod hooks;
+
+pub use definition::{Attachment, CompileError, Definition, Services};
+pub use exchange::{Auth, Exchange};
+pub use head::{Headers, RequestHead, ResponseHead};
+pub use hooks::{Answer, BodyNeed, Hooks, Phases, Policy, PolicyError, Verdict};

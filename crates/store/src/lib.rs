@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Revisioned storage: the single source of truth. One trait over PostgreSQL and
+//! SQLite, one conformance suite that both pass, and [`feed`], which turns a store
+//! into a contiguous line of changes. It must never serve REST or speak xDS; the
+//! controller commits through [`Store`] and learns of every change, its own
+//! included, from the feed.
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod lease;
+pub mod types;
+
+use async_trait::async_trait;
+use ferrogate_model::{Position, ResourceName, Revision};
+
+pub use error::{CommitError, StoreError};
+pub use lease::{Cluster, ControllerLease, RuntimeLease};
+pub use types::{
+    Batch, Change, Changes, Commit, Committed, Guard, Head, Hints, State, StoredArtifact, Write,
+};
+
+/// What a gateway's storage can do. Every method has the deadline the store was opened with.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Where the change line stands, and where its readable part begins.
+    async fn head(&self) -> Result<Head, StoreError>;
+
+    /// Every current artifact, consistent at one position.
+    async fn load(&self) -> Result<State, StoreError>;
+
+    /// The changes that follow `after`, whole batches only and at most about `limit` of
+    /// them; [`Changes::Resync`] when `after` is below the floor, ahead of the head or
+    /// of another epoch.
+    async fn changes_since(&self, after: Position, limit: usize) -> Result<Changes, StoreError>;
+
+    /// A stream of hints that the line may have moved. Subscribe first, then read:
+    /// a hint may be lost, late or spurious; truth is [`Store::changes_since`].
+    async fn subscribe(&self) -> Result<Hints, StoreError>;
+
+    /// Applies a batch in one transaction: state, change rows, revisions, notice.
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
+
+    /// What became of the batch with this id, whose answer was lost: its revisions when it
+    /// was committed, `None` when it was not and never will be.
+    async fn outcome(&self, batch_id: uuid::Uuid) -> Result<Option<Committed>, StoreError>;
+
+    /// One artifact's revisions still readable, newest first.
+    async fn revisions(&self, name: &ResourceName, limit: usize) -> Result<Vec<Change>, StoreError>;
+
+    /// One artifact as of a revision: `None` when it did not exist then.
+    async fn artifact_at(
+        &self,
+        name: &ResourceName,
+        at: Revision,
+    ) -> Result<Option<StoredArtifact>, StoreError>;
+
+    /// Every artifact as of a revision at or above the floor.
+    async fn state_at(&self, at: Revision) -> Result<State, StoreError>;
+
+    /// Drops change rows that no revision at or above `floor` needs, and records the floor.
+    async fn prune(&self, floor: Revision) -> Result<u64, StoreError>;
+
+    /// Renews this controller's lease and those of the runtimes connected to it. Not part
+    /// of the revision line: no change row, no notice on the change channel.
+    async fn report(&self, controller: &ControllerLease, runtimes: &[RuntimeLease])
+    -> Result<(), StoreError>;
+
+    /// Every lease known, expired ones included, with the time the database has now.
+    async fn cluster(&self) -> Result<Cluster, StoreError>;
+}
