@@ -1,4 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Process plumbing: configuration, telemetry, readiness, drain, owned tasks, backoff.
-//! It serves every role and knows nothing of gateways.
+//! It serves every role and knows nothing of gateways. The composition root sets these
+//! up; the roles are handed what they need.
 #![warn(missing_docs)]
+
+pub mod backoff;
+pub mod clock;
+pub mod drain;
+pub mod duration;
+pub mod readiness;
+pub mod secret;
+pub mod tasks;
+pub mod telemetry;
