@@ -1,9 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Documents: what a client posts, before it is an artifact. Text (YAML or JSON)
 //! becomes a JSON value within hard limits on size, depth and aliases; the value
-//! becomes an artifact in [`crate::kinds`].
+//! becomes an artifact in [`crate::kinds`]. Both formats refuse a repeated key,
+//! for the author meant one of the two and nobody can tell which.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// The longest single document. A longer one is refused unread.
+pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
+/// The longest text with several documents. A longer one is refused unread.
+pub const MAX_BUNDLE_BYTES: usize = 16 * 1024 * 1024;
+/// The most documents in one text. A text with more is refused whole.
+pub const MAX_BUNDLE_DOCUMENTS: usize = 1000;
+/// The deepest nesting of maps and lists. A deeper document is refused.
+pub const MAX_DEPTH: usize = 64;
+/// The most uses of aliases in one text. A text with more is refused.
+pub const MAX_ALIASES: usize = 256;
+/// The most YAML events that aliases may add to a text: it bounds the "billion laughs".
+pub const MAX_ALIAS_EVENTS: usize = 10_000;
+/// The most nodes (maps, lists and scalars) in one YAML text.
+pub const MAX_NODES: usize = 1_000_000;
 
 /// How the body of a request says it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +46,7 @@ pub struct ParseError(pub String);
 pub struct Defaults {
     /// The pattern list for `spec.vhosts.main` (contract 4.3), `;`-separated.
     pub main_host: String,
-    /// The pattern for `spec.vhosts.sandbox`.
+    /// The pattern list for `spec.vhosts.sandbox`, `;`-separated.
     pub sandbox_host: String,
 }
 
@@ -39,8 +59,354 @@ impl Default for Defaults {
 /// Reads one document.
 ///
 /// # Errors
-/// When the text is not one document of that format, or is over a limit.
+/// When the text is not one document of that format, is empty, or is over a limit.
 pub fn parse(text: &str, format: Format) -> Result<Value, ParseError> {
-    let _ = (text, format);
-    Err(ParseError("not written yet".to_owned()))
+    within(text, MAX_DOCUMENT_BYTES)?;
+    let value = match format {
+        Format::Json => json(text),
+        Format::Yaml => yaml(text),
+        // The YAML complaint is the one returned: JSON is what YAML would have read as well.
+        Format::Either => yaml(text).or_else(|error| json(text).map_err(|_| error)),
+    }?;
+    if value.is_null() {
+        return Err(ParseError("the document is empty".to_owned()));
+    }
+    Ok(value)
+}
+
+/// Reads every document of a text: the documents of a YAML stream (empty ones are skipped),
+/// or the elements of one list at the top, in either format.
+///
+/// # Errors
+/// When the text is not of that format, holds no document, or is over a limit.
+pub fn parse_many(text: &str, format: Format) -> Result<Vec<Value>, ParseError> {
+    within(text, MAX_BUNDLE_BYTES)?;
+    let documents = match format {
+        Format::Json => json(text).map(|value| vec![value]),
+        Format::Yaml => yaml_stream(text),
+        Format::Either => {
+            yaml_stream(text).or_else(|error| json(text).map(|value| vec![value]).map_err(|_| error))
+        }
+    }?;
+    let mut values = Vec::with_capacity(documents.len());
+    for document in documents {
+        match document {
+            Value::Array(elements) => values.extend(elements),
+            other => values.push(other),
+        }
+    }
+    values.retain(|value| !value.is_null());
+    if values.is_empty() {
+        return Err(ParseError("the text holds no document".to_owned()));
+    }
+    if values.len() > MAX_BUNDLE_DOCUMENTS {
+        return Err(ParseError(format!("the text holds more than {MAX_BUNDLE_DOCUMENTS} documents")));
+    }
+    Ok(values)
+}
+
+fn within(text: &str, limit: usize) -> Result<(), ParseError> {
+    if text.len() > limit {
+        return Err(ParseError(format!("the text is {} bytes long, the limit is {limit}", text.len())));
+    }
+    Ok(())
+}
+
+fn json(text: &str) -> Result<Value, ParseError> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let seed = Seed { place: Place::Any, depth: 0 };
+    let value = seed.deserialize(&mut deserializer).map_err(one_line)?;
+    deserializer.end().map_err(one_line)?;
+    Ok(value)
+}
+
+fn yaml(text: &str) -> Result<Value, ParseError> {
+    let document: Document = serde_saphyr::from_str_with_options(text, options()).map_err(one_line)?;
+    Ok(document.0)
+}
+
+fn yaml_stream(text: &str) -> Result<Vec<Value>, ParseError> {
+    let documents: Vec<Document> =
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(one_line)?;
+    Ok(documents.into_iter().map(|document| document.0).collect())
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+            max_aliases: MAX_ALIASES,
+            max_anchors: MAX_ALIASES,
+            max_documents: MAX_BUNDLE_DOCUMENTS + 1,
+            max_nodes: MAX_NODES,
+            max_events: MAX_NODES * 2,
+            max_total_scalar_bytes: MAX_BUNDLE_BYTES,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_ALIAS_EVENTS,
+            max_replay_stack_depth: 8,
+        },
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        // A value tree has no schema to tell `yes` the answer from `yes` the word.
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        // A snippet of the source in an error text could show a credential.
+        with_snippet: false,
+        emit_comments: false,
+    }
+}
+
+fn one_line(error: impl fmt::Display) -> ParseError {
+    let text = error.to_string();
+    ParseError(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// A document of a YAML text, read with the knowledge of where text is meant.
+struct Document(Value);
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
+        Seed { place: Place::Root, depth: 0 }.deserialize(deserializer).map(Document)
+    }
+}
+
+/// Where in a document a value stands, as far as that decides how YAML reads a plain scalar:
+/// `version: 1.10` means the text `1.10`, and as a number it would be `1.1`.
+#[derive(Clone, Copy)]
+enum Place {
+    Root,
+    Metadata,
+    TextMap,
+    Spec,
+    Operations,
+    Match,
+    HeaderMatch,
+    Text,
+    Any,
+}
+
+impl Place {
+    fn below(self, key: &str) -> Place {
+        match (self, key) {
+            (Place::Root, "metadata") => Place::Metadata,
+            (Place::Root, "spec") => Place::Spec,
+            (Place::Metadata, "labels" | "annotations") => Place::TextMap,
+            (Place::Spec, "operations") => Place::Operations,
+            (Place::Operations, "match") => Place::Match,
+            (Place::Match, "headers") => Place::HeaderMatch,
+            (Place::Root, "apiVersion" | "kind")
+            | (Place::Metadata, "name")
+            | (Place::TextMap, _)
+            | (Place::Spec, "displayName" | "version" | "context")
+            | (Place::HeaderMatch, "name" | "value") => Place::Text,
+            _ => Place::Any,
+        }
+    }
+}
+
+/// Reads a value at a place, counting the depth.
+#[derive(Clone, Copy)]
+struct Seed {
+    place: Place,
+    depth: usize,
+}
+
+impl Seed {
+    fn deeper<E: serde::de::Error>(self) -> Result<Seed, E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom(format!("the document is nested deeper than {MAX_DEPTH} levels")));
+        }
+        Ok(Seed { place: self.place, depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        match self.place {
+            Place::Text => deserializer.deserialize_option(self),
+            _ => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Seed {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self.place, Place::Text) { "text" } else { "a value" })
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        match self.place {
+            Place::Text => String::deserialize(deserializer).map(Value::String),
+            _ => deserializer.deserialize_any(self),
+        }
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number must be finite"))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let element = self.deeper()?;
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(element)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut values = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = map.next_value_seed(Seed { place: inner.place.below(&key), ..inner })?;
+            if values.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key '{key}' stands twice in one map")));
+            }
+            values.insert(key, value);
+        }
+        Ok(Value::Object(values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop, proptest};
+    use serde_json::{Value, json};
+
+    use super::{
+        Format, MAX_ALIASES, MAX_BUNDLE_DOCUMENTS, MAX_DEPTH, MAX_DOCUMENT_BYTES, parse, parse_many,
+    };
+
+    fn check(text: &str, format: Format, want: Result<Value, &str>) {
+        match (parse(text, format), want) {
+            (Ok(got), Ok(want)) => assert_eq!(got, want, "{text}"),
+            (Err(error), Err(part)) => {
+                let error = error.to_string();
+                assert!(error.starts_with("failed to parse configuration: "), "{error}");
+                assert!(error.contains(part), "{error:?} should contain {part:?}");
+            }
+            (got, want) => panic!("{text}: got {got:?}, want {want:?}"),
+        }
+    }
+
+    #[test]
+    fn both_formats_give_the_same_value() {
+        let want = json!({"a": [1, -2, 1.5, true, null, "x"], "b": {"c": ""}});
+        check(r#"{"a":[1,-2,1.5,true,null,"x"],"b":{"c":""}}"#, Format::Json, Ok(want.clone()));
+        check(r#"{"a":[1,-2,1.5,true,null,"x"],"b":{"c":""}}"#, Format::Either, Ok(want.clone()));
+        check("a: [1, -2, 1.5, true, ~, x]\nb:\n  c: ''\n", Format::Yaml, Ok(want));
+        check("a: &x [1]\nb: *x\n", Format::Yaml, Ok(json!({"a": [1], "b": [1]})));
+        check(
+            "a: yes\nb: 0755\nc: 1_000\nd: 2024-01-01\n200: e",
+            Format::Yaml,
+            Ok(json!({"a": "yes", "b": "0755", "c": "1_000", "d": "2024-01-01", "200": "e"})),
+        );
+    }
+
+    #[test]
+    fn a_plain_scalar_is_text_where_text_is_meant() {
+        check(
+            "kind: RestApi\nmetadata: {name: 007, labels: {build: 1.10, on: true}}\n\
+             spec: {version: 1.10, displayName: 2, context: ~, resilience: {timeout: 5}, \
+             operations: [{match: {headers: [{name: x, value: 1.0}]}, policies: [{params: {version: 1.10}}]}]}",
+            Format::Either,
+            Ok(json!({
+                "kind": "RestApi",
+                "metadata": {"name": "007", "labels": {"build": "1.10", "on": "true"}},
+                "spec": {"version": "1.10", "displayName": "2", "context": null, "resilience": {"timeout": 5},
+                    "operations": [{"match": {"headers": [{"name": "x", "value": "1.0"}]},
+                        "policies": [{"params": {"version": 1.1}}]}]},
+            })),
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_in_one_line() {
+        check("", Format::Yaml, Err("empty"));
+        check("", Format::Json, Err("EOF"));
+        check("a: 1", Format::Json, Err("line 1"));
+        check("a: [1", Format::Yaml, Err("line"));
+        check("a: 1\na: 2", Format::Yaml, Err("duplicate"));
+        check(r#"{"a":1,"a":2}"#, Format::Json, Err("'a' stands twice"));
+        check("a: 1\n---\nb: 2", Format::Yaml, Err("multiple"));
+        check("{} {}", Format::Json, Err("trailing"));
+        check("a: .inf", Format::Yaml, Err("finite"));
+        check("spec: {version: [1]}", Format::Yaml, Err("line 1"));
+    }
+
+    #[test]
+    fn every_limit_holds() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        for format in [Format::Json, Format::Yaml, Format::Either] {
+            assert!(parse(&nested(MAX_DEPTH - 1), format).is_ok(), "{format:?}");
+            assert!(parse(&nested(MAX_DEPTH + 1), format).is_err(), "{format:?}");
+            check(&" ".repeat(MAX_DOCUMENT_BYTES + 1), format, Err("the limit is"));
+        }
+        let block: String = (0..=MAX_DEPTH).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        assert!(parse(&block, Format::Yaml).is_err());
+        let laughs = "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\
+            c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d]\n";
+        assert!(parse(laughs, Format::Yaml).is_err());
+        let aliases = format!("a: &a 1\nb: [{}]", "*a,".repeat(MAX_ALIASES + 1));
+        assert!(parse(&aliases, Format::Yaml).is_err());
+        assert!(parse_many(&"---\na: 1\n".repeat(MAX_BUNDLE_DOCUMENTS + 1), Format::Yaml).is_err());
+    }
+
+    #[test]
+    fn a_bundle_is_a_stream_or_a_list() {
+        let want = vec![json!({"a": 1}), json!({"b": 2})];
+        assert_eq!(parse_many("---\na: 1\n---\n---\nb: 2\n", Format::Yaml), Ok(want.clone()));
+        assert_eq!(parse_many("- a: 1\n- b: 2\n", Format::Either), Ok(want.clone()));
+        assert_eq!(parse_many(r#"[{"a":1},{"b":2}]"#, Format::Json), Ok(want));
+        assert_eq!(parse_many("a: 1", Format::Yaml), Ok(vec![json!({"a": 1})]));
+        for empty in ["", "---\n", "[]"] {
+            assert!(parse_many(empty, Format::Yaml).is_err(), "{empty:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in any::<String>(), lines in prop::collection::vec("[ \\-a:{}\\[\\]&*|>'\"!#%@0-9.\n]{0,12}", 0..8)) {
+            for text in [text, lines.join("\n")] {
+                for format in [Format::Json, Format::Yaml, Format::Either] {
+                    let _ = parse(&text, format).is_ok();
+                    let _ = parse_many(&text, format).is_ok();
+                }
+            }
+        }
+    }
 }

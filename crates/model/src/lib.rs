@@ -7,6 +7,7 @@
 
 pub mod digest;
 pub mod document;
+pub mod duration;
 pub mod kinds;
 pub mod name;
 pub mod resource;

@@ -2,6 +2,19 @@
 //! From an API to its routes (contract 4.1): which hosts, which method, which path
 //! shape. The controller uses it to find overlaps between artifacts, the runtime to
 //! build its table: one definition, so that what is admitted is what is served.
+//! [`PathPattern::matches`] and [`precedence`] say what the table must do; the
+//! runtime's table does the same faster and is tested against them.
+
+mod claims;
+mod expand;
+mod order;
+mod pattern;
+
+use std::sync::Arc;
+
+pub use claims::{MAX_CLAIM_BYTES, claims, name_claim};
+pub use expand::{expand, full_path};
+pub use order::precedence;
 
 use crate::kinds::rest_api::{HeaderMatch, Method};
 
@@ -12,7 +25,9 @@ pub struct Route {
     pub host: String,
     /// The method, matched exactly.
     pub method: Method,
-    /// The full path: context and operation path.
+    /// Context and operation path as written: it names the route and decides nothing.
+    pub full_path: Arc<str>,
+    /// The shape of the full path.
     pub path: PathPattern,
     /// All must match; sorted.
     pub headers: Vec<HeaderMatch>,
@@ -34,7 +49,7 @@ pub struct PathPattern {
 /// One segment of a path pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Segment {
-    /// This text.
+    /// This text. The empty text is the end of a path that ends with a slash.
     Literal(String),
     /// Text and placeholders alternating, for example `v{major}.json`.
     Mixed(Vec<Piece>),
@@ -62,4 +77,17 @@ pub enum Tail {
     OptionalSlash,
     /// Nothing, or a slash and anything (`/*`).
     Wildcard,
+}
+
+impl Route {
+    /// `METHOD|FULLPATH|VHOST`, and the digest of the header conditions when there are any (contract 4.1).
+    #[must_use]
+    pub fn name(&self) -> String {
+        let mut name = format!("{}|{}|{}", self.method.as_str(), self.full_path, self.host);
+        if !self.headers.is_empty() {
+            name.push('|');
+            name.push_str(&claims::headers_digest(&self.headers));
+        }
+        name
+    }
 }

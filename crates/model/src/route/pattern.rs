@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Path patterns: how a written path becomes segments and a tail, how a pattern is
+//! shown, and what it matches. The match here is the plain meaning, one pattern at
+//! a time; the runtime's table must give the same answers.
+
+use std::fmt;
+
+use super::{PathPattern, Piece, Segment, Tail};
+
+impl PathPattern {
+    /// The pattern of an operation's path below a context (contract 4.1); `exact` is
+    /// the `match` form with type `Exact`. The context is `/` or has no slash at its end.
+    #[must_use]
+    pub fn new(context: &str, operation_path: &str, exact: bool) -> PathPattern {
+        let full = super::full_path(context, operation_path);
+        let (text, tail) = if let Some(prefix) = full.strip_suffix("/*") {
+            (prefix, Tail::Wildcard)
+        } else if operation_path.contains('{') {
+            (full.as_str(), Tail::End)
+        } else if exact && operation_path != "/" {
+            (full.as_str(), Tail::Exact)
+        } else {
+            (full.strip_suffix('/').unwrap_or(&full), Tail::OptionalSlash)
+        };
+        let segments = match text.strip_prefix('/') {
+            Some(text) => text.split('/').map(segment).collect(),
+            None => Vec::new(),
+        };
+        PathPattern { segments, tail }
+    }
+
+    /// Whether a normalised path, without its query, has this shape.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let Some(path) = path.strip_prefix('/') else { return false };
+        let parts: Vec<&str> = path.split('/').collect();
+        let Some((head, rest)) = parts.split_at_checked(self.segments.len()) else { return false };
+        if !self.segments.iter().zip(head).all(|(segment, part)| segment.matches(part)) {
+            return false;
+        }
+        match self.tail {
+            Tail::Exact | Tail::End => rest.is_empty(),
+            Tail::OptionalSlash => rest.is_empty() || *rest == [""],
+            Tail::Wildcard => true,
+        }
+    }
+}
+
+impl Segment {
+    /// Whether the text between two slashes has this shape.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        match self {
+            Segment::Literal(literal) => literal == text,
+            Segment::Param => !text.is_empty(),
+            Segment::Mixed(pieces) => mixed_matches(pieces, text),
+        }
+    }
+}
+
+/// Shown with placeholders' names left out: `/books/{}/v{}.json`, `/files/*`, `/exact (exact)`.
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            write!(f, "/{segment}")?;
+        }
+        match self.tail {
+            Tail::Wildcard => f.write_str("/*"),
+            Tail::Exact => f.write_str(" (exact)"),
+            Tail::End | Tail::OptionalSlash if self.segments.is_empty() => f.write_str("/"),
+            Tail::End | Tail::OptionalSlash => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Segment::Literal(text) => f.write_str(text),
+            Segment::Param => f.write_str("{}"),
+            Segment::Mixed(pieces) => pieces.iter().try_for_each(|piece| match piece {
+                Piece::Text(text) => f.write_str(text),
+                Piece::Param => f.write_str("{}"),
+            }),
+        }
+    }
+}
+
+/// A segment from its text. Braces that do not pair up are text: validation refuses them
+/// before, and a payload that has them anyway must not stop a runtime.
+fn segment(text: &str) -> Segment {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((_name, after)) = after.split_once('}') else { break };
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.to_owned()));
+        }
+        pieces.push(Piece::Param);
+        rest = after;
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest.to_owned()));
+    }
+    match pieces.as_slice() {
+        [] => Segment::Literal(String::new()),
+        [Piece::Text(_)] => Segment::Literal(text.to_owned()),
+        [Piece::Param] => Segment::Param,
+        _ => Segment::Mixed(pieces),
+    }
+}
+
+/// All ways at once: the set of positions reachable after each piece. It costs pieces times
+/// length, where backtracking could cost an exponential of the pieces.
+fn mixed_matches(pieces: &[Piece], text: &str) -> bool {
+    let mut reachable = vec![false; text.len() + 1];
+    if let Some(start) = reachable.first_mut() {
+        *start = true;
+    }
+    for piece in pieces {
+        let mut next = vec![false; text.len() + 1];
+        let mut after_any = false;
+        for (position, (here, next_here)) in reachable.iter().zip(next.iter_mut()).enumerate() {
+            match piece {
+                Piece::Param => {
+                    *next_here = after_any;
+                    after_any |= here;
+                }
+                Piece::Text(piece) => {
+                    *next_here = position.checked_sub(piece.len()).is_some_and(|start| {
+                        reachable.get(start) == Some(&true) && text.get(start..position) == Some(piece)
+                    });
+                }
+            }
+        }
+        reachable = next;
+    }
+    reachable.last() == Some(&true)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, proptest};
+
+    use super::PathPattern;
+
+    /// `hits` must match, `misses` must not.
+    fn check(context: &str, path: &str, exact: bool, shown: &str, hits: &[&str], misses: &[&str]) {
+        let pattern = PathPattern::new(context, path, exact);
+        assert_eq!(pattern.to_string(), shown);
+        for hit in hits {
+            assert!(pattern.matches(hit), "{shown} should match {hit}");
+        }
+        for miss in misses {
+            assert!(!pattern.matches(miss), "{shown} should not match {miss}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_contract_4_1() {
+        check("/c", "/a/*", false, "/c/a/*", &["/c/a", "/c/a/", "/c/a/b/c"], &["/c/ab", "/c", "/a"]);
+        check("/", "/*", false, "/*", &["/", "/a", "/a/b"], &[""]);
+        check("/c", "/*", false, "/c/*", &["/c", "/c/", "/c/x"], &["/cx", "/"]);
+        check("/c", "/b/{id}", false, "/c/b/{}", &["/c/b/7"], &["/c/b/7/", "/c/b/", "/c/b", "/c/b/7/x"]);
+        check("/c", "/b/{id}/", false, "/c/b/{}/", &["/c/b/7/"], &["/c/b/7"]);
+        check("/c", "/b/{id}/*", false, "/c/b/{}/*", &["/c/b/7", "/c/b/7/x/y"], &["/c/b", "/c/b/"]);
+        check("/c", "/", false, "/c", &["/c", "/c/"], &["/c//", "/c/x", "/"]);
+        check("/", "/", false, "/", &["/"], &["/x", "//"]);
+        check("/", "/", true, "/", &["/"], &["/x"]);
+        check("/c", "/b", true, "/c/b (exact)", &["/c/b"], &["/c/b/"]);
+        check("/c", "/b/", true, "/c/b/ (exact)", &["/c/b/"], &["/c/b"]);
+        check("/c", "/b", false, "/c/b", &["/c/b", "/c/b/"], &["/c/b//", "/c/B", "/c/bb"]);
+        check("/c", "/b/", false, "/c/b", &["/c/b", "/c/b/"], &["/c"]);
+        check("/", "/{a}", false, "/{}", &["/x"], &["/", "/x/", "/x/y"]);
+    }
+
+    #[test]
+    fn a_mixed_segment_wants_one_character_per_placeholder() {
+        check(
+            "/",
+            "/v{n}.json",
+            false,
+            "/v{}.json",
+            &["/v1.json", "/v.json.json", "/vé.json"],
+            &["/v.json", "/v1.xml"],
+        );
+        check("/", "/{a}-{b}", false, "/{}-{}", &["/x-y", "/x--y", "/---"], &["/x-", "/-y", "/--"]);
+        check("/", "/{a}{b}", false, "/{}{}", &["/xy", "/xyz"], &["/x", "/"]);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_and_what_is_literal_matches_itself(pattern in "/[a-c{}/*.é]{0,12}", path in any::<String>(), literal in "(/[a-c]{1,3}){1,4}") {
+            for exact in [false, true] {
+                let pattern = PathPattern::new("/", &pattern, exact);
+                let _ = pattern.matches(&path);
+                assert!(PathPattern::new("/", &literal, exact).matches(&literal));
+                assert!(PathPattern::new("/c", &literal, exact).matches(&format!("/c{literal}")));
+            }
+        }
+    }
+}
