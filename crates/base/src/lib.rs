@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod config;
 pub mod drain;
 pub mod duration;
 pub mod readiness;

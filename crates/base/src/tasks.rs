@@ -183,7 +183,7 @@ where
     loop {
         let started = Instant::now();
         // The factory is called inside, so that its own panic counts as the task's.
-        let run = async { (&mut make)().await };
+        let run = async { make().await };
         let reason = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The reader over all its layers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{ListenKeys, Reader};
+use crate::config::{Effective, Origin, Sources};
+
+fn sources(env: &[(&str, &str)], files: &[&str]) -> Sources {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut sources = Sources::new(env);
+    for (index, text) in files.iter().enumerate() {
+        sources.read_text(Path::new(&format!("{index}.toml")), text);
+    }
+    sources
+}
+
+/// Reads with `read`, which must meet no problem.
+fn clean<T>(sources: &Sources, read: impl FnOnce(&mut Reader<'_>) -> T) -> (T, Effective) {
+    let mut reader = Reader::new(sources);
+    let value = read(&mut reader);
+    (value, reader.finish(&["a"], &["b"]).into_result().unwrap())
+}
+
+/// Reads with `read`, which must meet exactly these problems.
+fn problems(sources: &Sources, read: impl FnOnce(&mut Reader<'_>), expected: &[&str]) {
+    let mut reader = Reader::new(sources);
+    read(&mut reader);
+    let found = reader.finish(&["a"], &["b"]).problems;
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_flag_wins_over_environment_over_file_over_default() {
+    let read = |sources: &Sources| {
+        let (value, effective) = clean(sources, |reader| reader.integer("a.n", 1, 0..=9));
+        (value, effective.get("a.n").unwrap().origin.clone())
+    };
+    assert_eq!(read(&sources(&[], &[])), (1, Origin::Default));
+    let files = ["[a]\nn = 2", "[a]\nn = 3"];
+    assert_eq!(read(&sources(&[], &files)), (3, Origin::File("1.toml".into())));
+    let mut layered = sources(&[("FERROGATE_A_N", "4")], &files);
+    assert_eq!(read(&layered), (4, Origin::Env("FERROGATE_A_N".to_owned())));
+    layered.flag("a.n", "--n", "5");
+    assert_eq!(read(&layered), (5, Origin::Flag("--n".to_owned())));
+}
+
+#[test]
+fn files_merge_deeply_and_replace_arrays() {
+    let sources = sources(&[], &["[a.x]\np = 1\nq = [1, 2]", "[a.x]\nq = [3]\n[a.y]\nr = true"]);
+    let (values, _) = clean(&sources, |reader| {
+        (reader.integer("a.x.p", 0, 0..=9), reader.strings("a.x.q", &[]), reader.bool("a.y.r", false))
+    });
+    assert_eq!(values, (1, vec!["3".to_owned()], true));
+}
+
+#[test]
+fn tokens_become_the_wanted_type() {
+    let text = r#"
+        [a]
+        port = {{ env "PORT" }}
+        on = '{{ env "ON" "true" }}'
+        wait = '{{ env "WAIT" "1m" }}'
+        [[a.users]]
+        name = '{{ env "WHO" "ann" }}'
+        hashed = '{{ env "HASHED" "true" }}'
+        [b]
+        unused = '{{ env "NEVER_SET" }}'
+    "#;
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct User {
+        name: String,
+        hashed: bool,
+    }
+    let sources = sources(&[("PORT", "81")], &[text]);
+    let (values, _) = clean(&sources, |reader| {
+        let numbers = (reader.integer("a.port", 80, 1..=99), reader.bool("a.on", false));
+        let wait = reader.duration("a.wait", Duration::ZERO, Duration::ZERO..=Duration::MAX);
+        (numbers, wait, reader.tables::<User>("a.users"))
+    });
+    let ann = User { name: "ann".to_owned(), hashed: true };
+    assert_eq!(values, ((81, true), Duration::from_secs(60), vec![ann]));
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_key_and_origin() {
+    let text = "[a]\nn = 12\nflag = 'yes'\nwait = '5'\nat = 'example.com:1'\ntoken = \"{{ env \"NO\" }}\"\nnn = 1\n[c]";
+    let read = |reader: &mut Reader<'_>| {
+        reader.integer("a.n", 1, 0..=9);
+        reader.bool("a.flag", true);
+        reader.duration("a.wait", Duration::ZERO, Duration::ZERO..=Duration::MAX);
+        reader.listen("a.at", "127.0.0.1:1", ListenKeys::default());
+        let _absent = reader.secret("a.token");
+        reader.problem("a.n", "too odd");
+    };
+    problems(
+        &sources(&[], &[text]),
+        read,
+        &[
+            "a.n: 12 is out of range: 0 to 9 (file 0.toml)",
+            "a.flag: \"yes\" is neither true nor false (file 0.toml)",
+            "a.wait: \"5\": a unit is missing: one of ns, us, ms, s, m, h (file 0.toml)",
+            "a.at: \"example.com:1\" is not an address to listen on: write IP:PORT, or off (file 0.toml)",
+            "a.token: environment variable NO is not set and the token has no default (file 0.toml)",
+            "a.n: too odd (file 0.toml)",
+            "a.nn: unknown key: did you mean a.n? (file 0.toml)",
+            "c: unknown key (file 0.toml)",
+        ],
+    );
+}
+
+#[test]
+fn unreadable_files_and_bad_syntax_are_one_line() {
+    let mut bad = sources(&[], &["[a]\nn = = 1"]);
+    bad.read_file(Path::new("/no/such.toml"));
+    let found = Reader::new(&bad).finish(&[], &[]).problems;
+    assert_eq!(found.len(), 2);
+    assert!(found[0].message.starts_with("0.toml:2: "), "{}", found[0]);
+    assert!(found[1].message.starts_with("cannot read /no/such.toml: "), "{}", found[1]);
+    assert!(found.iter().all(|problem| !problem.message.contains('\n')));
+}
+
+#[test]
+fn accepted_and_foreign_keys_are_not_unknown() {
+    let sources = sources(&[], &["[a.lua]\nscript = 'x'\n[a.free]\nany = {z = 1}\n[b]\nwhat = 1"]);
+    let (free, _) = clean(&sources, |reader| {
+        reader.accept("a.lua");
+        reader.subtree("a.free")
+    });
+    assert_eq!(free["any"]["z"], 1);
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let sources = sources(&[("FERROGATE_A_TOKEN", "hush")], &[]);
+    let (secret, effective) = clean(&sources, |reader| reader.secret("a.token"));
+    assert!(secret.unwrap().matches("hush"));
+    assert_eq!(effective.to_string(), "a.token = <redacted>  # environment FERROGATE_A_TOKEN\n");
+}
+
+#[test]
+fn listen_addresses_come_from_their_key_or_the_older_ones() {
+    let older = ListenKeys { port: Some("a.port"), enabled: Some("a.enabled") };
+    let cases: &[(&str, &str, Option<&str>)] = &[
+        ("", "0.0.0.0:8080", Some("0.0.0.0:8080")),
+        ("[a]\nport = 81", "0.0.0.0:8080", Some("0.0.0.0:81")),
+        ("[a]\nport = 81\nat = ':82'", "0.0.0.0:8080", Some("0.0.0.0:82")),
+        ("[a]\nenabled = false", "0.0.0.0:8080", None),
+        ("[a]\nenabled = false\nat = 'localhost:0'", "0.0.0.0:8080", Some("127.0.0.1:0")),
+        ("[a]\nat = 'off'", "0.0.0.0:8080", None),
+        ("", "off", None),
+        ("[a]\nenabled = true\nport = 9091", "off", Some("0.0.0.0:9091")),
+        ("[a]\nat = '[::1]:5'", "off", Some("[::1]:5")),
+    ];
+    for (text, default, expected) in cases {
+        let sources = sources(&[], &[text]);
+        let (address, _) = clean(&sources, |reader| reader.listen("a.at", default, older));
+        assert_eq!(address.map(|at| at.to_string()).as_deref(), *expected, "{text}");
+    }
+}
+
+#[test]
+fn durations_know_the_unit_of_their_key() {
+    let sources = sources(&[], &["[a]\nx_ms = 1500\ny_seconds = 2\nz = '1h30m'"]);
+    let all = || Duration::ZERO..=Duration::from_secs(86_400);
+    let (values, effective) = clean(&sources, |reader| {
+        ["a.x_ms", "a.y_seconds", "a.z"].map(|key| reader.duration(key, Duration::ZERO, all()).as_millis())
+    });
+    assert_eq!(values, [1500, 2000, 5_400_000]);
+    assert_eq!(effective.get("a.z").unwrap().value, "\"1h30m\"");
+}
+
+#[test]
+fn presets_and_aliases_take_their_places() {
+    let mut sources = sources(&[("OLD_NAME", "x"), ("FERROGATE_A_LIST", "p, q")], &[]);
+    sources.preset("a.dir", "preset");
+    sources.env_alias("a.name", "OLD_NAME");
+    let (values, _) = clean(&sources, |reader| {
+        (reader.string("a.dir", "default"), reader.string("a.name", ""), reader.strings("a.list", &[]))
+    });
+    let expected = ("preset".to_owned(), "x".to_owned(), vec!["p".to_owned(), "q".to_owned()]);
+    assert_eq!(values, expected);
+    assert_eq!(
+        BTreeMap::from([(Sources::env_name("a.b_c"), 1)]).first_key_value().unwrap().0,
+        "FERROGATE_A_B_C"
+    );
+}
+
+#[test]
+fn choices_name_the_alternatives() {
+    let choices = [("text", 1), ("json", 2)];
+    let (value, _) = clean(&sources(&[], &["[a]\nf = 'JSON'"]), |reader| reader.choice("a.f", 1, &choices));
+    assert_eq!(value, 2);
+    let bad = sources(&[], &["[a]\nf = 'xml'"]);
+    let read = |reader: &mut Reader<'_>| {
+        reader.choice("a.f", 1, &choices);
+    };
+    problems(&bad, read, &["a.f: \"xml\" is not one of text, json (file 0.toml)"]);
+}
