@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a request finds: a compiled route with everything the request walk needs, ready
+//! made. Nothing here is parsed, resolved or allocated per request except the upstream
+//! path. [`crate::prepare`] makes it; [`super::Table`] finds it; it is never changed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrogate_model::kinds::rest_api::{HostRewrite, Scheme};
+use ferrogate_model::{ResourceName, Revision};
+use ferrogate_policy::{Attachment, Chain};
+
+/// One operation on one virtual host, ready to serve.
+pub struct CompiledRoute {
+    /// `METHOD|FULLPATH|VHOST` (contract 4.1), for logs and rate-limit keys.
+    pub name: String,
+    /// The virtual host pattern the route stands on.
+    pub vhost: Arc<str>,
+    /// Whether the route belongs to the sandbox upstream.
+    pub sandbox: bool,
+    /// What policies see of the route.
+    pub attachment: Attachment,
+    /// The artifact the route came from.
+    pub artifact: ResourceName,
+    /// The revision that gave the artifact its content.
+    pub version: Revision,
+    /// The policies, or why this route can only answer a fixed 500 (invariant 7).
+    pub chain: Result<Arc<Chain>, Poison>,
+    /// How the path sent upstream is made.
+    pub rewrite: Rewrite,
+    /// Where requests go unless a policy chooses a definition. Without endpoints only when poisoned
+    /// or when the author gave every endpoint the weight 0.
+    pub target: Arc<Target>,
+    /// The API's upstream definitions, for a policy's choice; shared by all routes of the artifact.
+    pub definitions: Arc<BTreeMap<String, Arc<Target>>>,
+    /// What the upstream sees as `Host`, unless a policy says otherwise.
+    pub host_rewrite: HostRewrite,
+    /// The route's own limits in time.
+    pub timeouts: Timeouts,
+}
+
+/// A set of endpoints that can serve the same requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The definition's name; `main` or `sandbox` for a direct URL.
+    pub name: String,
+    /// Every endpoint that takes traffic.
+    pub endpoints: Vec<Endpoint>,
+    /// Prepended to the path; empty for the root, never with a trailing slash.
+    pub base_path: String,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+}
+
+/// One endpoint of a target.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Plain or TLS.
+    pub scheme: Scheme,
+    /// Host name or IP address, IPv6 without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Its share of the target's requests, 1 to 100.
+    pub weight: u8,
+}
+
+/// Limits in time; `None` is no limit (`0s` in the artifact or the configuration).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The whole request, from its first byte to the response's last.
+    pub request: Option<Duration>,
+    /// The longest silence on the request's stream.
+    pub idle: Option<Duration>,
+    /// The making of an upstream connection, where the target says nothing else.
+    pub connect: Duration,
+}
+
+/// Why a route can only answer a fixed 500: it must never fail open and never fail its siblings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poison {
+    /// The kind of fault, stable for machines.
+    pub reason: PoisonReason,
+    /// What exactly, for the log and the status; never for the client.
+    pub detail: String,
+}
+
+/// The kinds of fault that poison a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoisonReason {
+    /// The upstream reference names no definition.
+    DanglingUpstream,
+    /// A policy that this runtime does not have.
+    UnknownPolicy,
+    /// The policies do not compile.
+    BrokenChain,
+}
+
+/// How a request's path becomes the upstream's (contract 4.4): strip the context, keep the rest,
+/// prepend the target's base path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    context: Arc<str>,
+    operation_is_root: bool,
+}
+
+impl Rewrite {
+    /// The rewrite of an operation below a context (`/` is the root context).
+    #[must_use]
+    pub fn new(context: &str, operation_path: &str) -> Rewrite {
+        let context = if context == "/" { "" } else { context };
+        Rewrite { context: context.into(), operation_is_root: operation_path == "/" }
+    }
+
+    /// The path and query to send upstream for this path and query, which is the client's,
+    /// normalised, or what a policy made of it. A path outside the context (a policy's
+    /// doing) is kept whole: there is nothing to strip.
+    #[must_use]
+    pub fn upstream_path(&self, path_and_query: &str, base_path: &str) -> String {
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        let rest = path
+            .strip_prefix(&*self.context)
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+            .unwrap_or(path);
+        let query_bytes = query.map_or(0, |query| query.len() + 1);
+        let mut upstream = String::with_capacity(base_path.len() + rest.len() + query_bytes + 1);
+        upstream.push_str(base_path);
+        // A request target is never empty; and operation `/` always ends in its slash,
+        // whether or not the client sent it.
+        let needs_slash =
+            if rest.is_empty() { self.operation_is_root || base_path.is_empty() } else { !rest.starts_with('/') };
+        if needs_slash {
+            upstream.push('/');
+        }
+        upstream.push_str(rest);
+        if let Some(query) = query {
+            upstream.push('?');
+            upstream.push_str(query);
+        }
+        upstream
+    }
+}
+
+impl CompiledRoute {
+    /// Whether the route can only answer the fixed 500.
+    #[must_use]
+    pub fn poison(&self) -> Option<&Poison> {
+        self.chain.as_ref().err()
+    }
+}
+
+impl PoisonReason {
+    /// The stable, machine-readable reason.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PoisonReason::DanglingUpstream => "dangling_upstream",
+            PoisonReason::UnknownPolicy => "unknown_policy",
+            PoisonReason::BrokenChain => "broken_policy_chain",
+        }
+    }
+}
+
+impl fmt::Display for Poison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.detail)
+    }
+}
+
+impl fmt::Debug for CompiledRoute {
+    /// The chain holds compiled secrets (passwords' hashes, keys): only the route's name is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompiledRoute")
+            .field("name", &self.name)
+            .field("artifact", &self.artifact)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Rewrite;
+
+    fn check(context: &str, operation: &str, base: &str, request: &str, upstream: &str) {
+        assert_eq!(
+            Rewrite::new(context, operation).upstream_path(request, base),
+            upstream,
+            "context {context:?}, operation {operation:?}, base {base:?}, request {request:?}"
+        );
+    }
+
+    #[test]
+    fn the_context_is_stripped_and_the_base_prepended() {
+        check("/w/v1.0", "/us/{city}", "/api/v2", "/w/v1.0/us/x", "/api/v2/us/x");
+        check("/w/v1.0", "/us/{city}", "", "/w/v1.0/us/x", "/us/x");
+        check("/w", "/us", "/b", "/w/us/", "/b/us/");
+        check("/w", "/us", "/b", "/w/us?a=1&b=/w/", "/b/us?a=1&b=/w/");
+        check("/w", "/us", "/b", "/w/us?", "/b/us?");
+        check("/", "/us", "/b", "/us", "/b/us");
+        check("/", "/us", "", "/us", "/us");
+    }
+
+    #[test]
+    fn a_wildcard_keeps_its_literal_prefix() {
+        check("/w", "/foo/*", "/b", "/w/foo/x/y", "/b/foo/x/y");
+        check("/w", "/foo/*", "/b", "/w/foo", "/b/foo");
+        check("/w", "/*", "", "/w", "/");
+        check("/w", "/*", "", "/w/", "/");
+        check("/w", "/*", "", "/w?q", "/?q");
+        check("/w", "/*", "/b", "/w", "/b");
+        check("/w", "/*", "/b", "/w/", "/b/");
+        check("/", "/*", "", "/", "/");
+    }
+
+    #[test]
+    fn the_root_operation_always_ends_in_a_slash() {
+        check("/w", "/", "/b", "/w", "/b/");
+        check("/w", "/", "/b", "/w/", "/b/");
+        check("/w", "/", "", "/w", "/");
+        check("/w", "/", "", "/w/", "/");
+        check("/", "/", "/b", "/", "/b/");
+    }
+
+    #[test]
+    fn a_path_that_a_policy_changed_is_rewritten_like_the_clients() {
+        check("/w", "/us", "/b", "/w/other?x=1", "/b/other?x=1");
+        check("/w", "/us", "/b", "/elsewhere", "/b/elsewhere");
+        check("/w", "/us", "/b", "/wide/us", "/b/wide/us");
+        check("/w", "/us", "/b", "bare", "/b/bare");
+    }
+}
