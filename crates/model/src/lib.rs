@@ -8,6 +8,7 @@
 pub mod digest;
 pub mod document;
 pub mod duration;
+mod fields;
 pub mod kinds;
 pub mod name;
 pub mod resource;
@@ -16,6 +17,7 @@ pub mod route;
 pub mod violation;
 
 pub use digest::Digest;
+pub use fields::Refusal;
 pub use name::{GatewayId, Handle, Kind, NameError, ResourceName};
 pub use resource::{Reject, Resource};
 pub use revision::{Epoch, Position, Revision};

@@ -3,8 +3,10 @@
 //! [`Artifact`] have no catch-all arm, so that a new kind is a compile error
 //! wherever a decision is due.
 
+mod payload;
 pub mod rest_api;
 
+pub use payload::PayloadError;
 pub use rest_api::RestApi;
 
 use crate::{Kind, ResourceName};

@@ -1,12 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The RestApi artifact (contract chapter 3) as inner code sees it: every field
 //! parsed, every default filled in, nothing left to check. It is made by
-//! `RestApi::parse` at the edge and by `Resource` decoding in the runtime.
+//! [`RestApi::parse`] at the edge (`parse` and the files beside it, one per part of
+//! the document) and, in the runtime, from a resource's payload.
+
+mod headers;
+mod hosts;
+mod operations;
+mod parse;
+mod policies;
+mod upstreams;
+mod url;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use headers::{MAX_REGEX_BYTES, header_regex};
+pub use operations::{MAX_HEADER_MATCHES, MAX_OPERATIONS, MAX_ROUTES};
+pub use parse::{MAX_MAP_ENTRIES, MAX_PLANS, Parsed};
+pub use policies::MAX_POLICIES;
+pub use upstreams::{MAX_TARGETS, MAX_UPSTREAM_DEFINITIONS};
 
 use crate::Handle;
 
@@ -30,7 +45,7 @@ pub struct RestApi {
     pub context: String,
     /// `spec.vhosts.main`, split at `;`, trimmed and deduplicated; never empty.
     pub main_hosts: Vec<String>,
-    /// `spec.vhosts.sandbox`.
+    /// `spec.vhosts.sandbox`; the gateway's default may be a `;`-separated list.
     pub sandbox_host: String,
     /// `spec.upstream.main`.
     pub main: Upstream,
@@ -187,7 +202,7 @@ pub struct PolicySpec {
 pub struct Operation {
     /// The method, upper case.
     pub method: Method,
-    /// The path below the context, as written.
+    /// The path below the context, as written; a `PathPrefix` match always ends with `/*`.
     pub path: String,
     /// The path came from the `match` form with type `Exact`: no trailing-slash tolerance.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

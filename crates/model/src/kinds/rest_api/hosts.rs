@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `spec.vhosts` (contract 4.3): which hosts an API answers on, and the defaults of
+//! the gateway where the document names none or names the sentinel.
+
+use std::net::Ipv6Addr;
+
+use serde_json::{Map, Value};
+
+use super::RestApi;
+use super::url::port_number;
+use crate::document::Defaults;
+use crate::fields::{Fields, Findings};
+
+/// The most hosts in one list.
+const MAX_HOSTS: usize = 100;
+const MAX_HOST_BYTES: usize = 253;
+const MAX_LABEL_BYTES: usize = 63;
+
+/// Stands for the gateway's default in a document.
+const SENTINEL: &str = "_gateway_default_";
+
+pub(super) struct Hosts {
+    pub(super) main: Vec<String>,
+    pub(super) sandbox: String,
+    with_sandbox: bool,
+}
+
+impl Hosts {
+    /// How many hosts each operation is served on.
+    pub(super) fn count(&self) -> usize {
+        let sandbox = if self.with_sandbox { self.sandbox.split(';').count() } else { 0 };
+        self.main.len() + sandbox
+    }
+}
+
+impl RestApi {
+    /// Fills the gateway's hosts into a source document, as it is stored and answered
+    /// (contract 2.2): where it names none, and in place of the sentinel. Parsing the
+    /// filled document gives the same API.
+    pub fn fill_hosts(source: &mut Value, defaults: &Defaults) {
+        let Some(spec) = source.get_mut("spec").and_then(Value::as_object_mut) else { return };
+        let vhosts = spec.entry("vhosts").or_insert(Value::Null);
+        if vhosts.is_null() {
+            *vhosts = Value::Object(Map::new());
+        }
+        let Some(vhosts) = vhosts.as_object_mut() else { return };
+        for (name, default) in [("main", &defaults.main_host), ("sandbox", &defaults.sandbox_host)] {
+            let filled = match vhosts.get(name) {
+                None | Some(Value::Null) => default.clone(),
+                Some(Value::String(text)) if text.trim().is_empty() => default.clone(),
+                Some(Value::String(text)) if text.contains(SENTINEL) => text.replace(SENTINEL, default),
+                Some(_) => continue,
+            };
+            vhosts.insert(name.to_owned(), Value::String(filled));
+        }
+    }
+}
+
+pub(super) fn read(
+    spec: &Fields<'_>,
+    defaults: &Defaults,
+    with_sandbox: bool,
+    found: &mut Findings,
+) -> Hosts {
+    let fields = spec.fields("vhosts", found);
+    fields.only(&["main", "sandbox"], found);
+    let main = list(&fields, "main", &defaults.main_host, found);
+    let sandbox = list(&fields, "sandbox", &defaults.sandbox_host, found);
+    if with_sandbox {
+        for host in sandbox.iter().filter(|host| main.contains(host)) {
+            let message = format!("Sandbox host '{host}' must differ from the main hosts");
+            found.violations.push(fields.path("sandbox"), message);
+        }
+    }
+    Hosts { main, sandbox: sandbox.join(";"), with_sandbox }
+}
+
+/// The hosts of one `;`-separated list: lower case, without repetition, defaults in their places.
+fn list(fields: &Fields<'_>, name: &str, default: &str, found: &mut Findings) -> Vec<String> {
+    let written = fields.text(name, found).filter(|text| !text.trim().is_empty());
+    let text = written.unwrap_or_else(|| default.to_owned()).replace(SENTINEL, default);
+    let mut hosts: Vec<String> = Vec::new();
+    for host in text.split(';').map(|host| host.trim().to_ascii_lowercase()) {
+        if !host.is_empty() && !hosts.contains(&host) {
+            if !is_host_pattern(&host) {
+                let message = format!(
+                    "'{host}' is not a host: use a host name or IP address with an optional port, \
+                     '*.example.com', 'name*' or '*'"
+                );
+                found.violations.push(fields.path(name), message);
+            }
+            hosts.push(host);
+        }
+        if hosts.len() > MAX_HOSTS {
+            found.violations.push(fields.path(name), format!("At most {MAX_HOSTS} hosts are allowed"));
+            break;
+        }
+    }
+    if hosts.is_empty() {
+        found.violations.push(fields.path(name), "At least one host is required");
+    }
+    hosts
+}
+
+fn is_host_pattern(host: &str) -> bool {
+    if host == "*" {
+        return true;
+    }
+    if let Some(suffix) = host.strip_prefix("*.") {
+        return is_host_name(suffix);
+    }
+    if let Some(prefix) = host.strip_suffix('*') {
+        return prefix.len() < MAX_HOST_BYTES && prefix.bytes().all(|b| b == b'.' || is_label_byte(b));
+    }
+    if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        return address.parse::<Ipv6Addr>().is_ok()
+            && (port.is_empty() || port.strip_prefix(':').and_then(port_number).is_some());
+    }
+    match host.split_once(':') {
+        Some((host, port)) => is_host_name(host) && port_number(port).is_some(),
+        None => is_host_name(host),
+    }
+}
+
+fn is_host_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=MAX_LABEL_BYTES).contains(&label.len())
+            && label.bytes().all(is_label_byte)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.len() <= MAX_HOST_BYTES && host.split('.').all(is_label)
+}
+
+/// Underscores are no part of a host name, and many internal names have them all the same.
+fn is_label_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
