@@ -6,6 +6,9 @@
 use ferrogate_model::{Position, Reject};
 use serde::{Deserialize, Serialize};
 
+use crate::StoreError;
+use crate::fault::corrupt;
+
 /// One controller, as it last reported itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -59,4 +62,10 @@ pub struct Cluster {
     pub runtimes: Vec<RuntimeLease>,
     /// The database's clock when they were read, microseconds.
     pub now: i64,
+}
+
+/// A lease as its row keeps it: JSON, so that a new field needs no migration and an older
+/// replica reads over it.
+pub(crate) fn to_report(lease: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(lease).map_err(corrupt)
 }

@@ -7,14 +7,27 @@
 #![warn(missing_docs)]
 
 pub mod error;
+mod fault;
+pub mod feed;
+mod history;
 pub mod lease;
+mod migrate;
+pub mod open;
+mod plan;
+mod read;
+mod ready;
+mod rows;
+mod sql;
+mod sqlite;
 pub mod types;
 
 use async_trait::async_trait;
 use ferrogate_model::{Position, ResourceName, Revision};
 
 pub use error::{CommitError, StoreError};
+pub use feed::{Feed, FeedEvent};
 pub use lease::{Cluster, ControllerLease, RuntimeLease};
+pub use open::{OpenError, Options, open};
 pub use types::{
     Batch, Change, Changes, Commit, Committed, Guard, Head, Hints, State, StoredArtifact, Write,
 };
