@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use ferrogate_model::kinds::rest_api::{Operation, RestApi};
 use serde_json::Value;
 
 /// A kind of policy, as registered in the catalogue.
@@ -64,6 +65,23 @@ pub struct Attachment {
     pub level: Level,
 }
 
+impl Attachment {
+    /// The attachment of a route of this operation.
+    #[must_use]
+    pub fn of(api: &RestApi, operation: &Operation, route_name: String) -> Attachment {
+        Attachment {
+            api_handle: api.handle.as_str().to_owned(),
+            api_name: api.display_name.clone(),
+            api_version: api.version.clone(),
+            api_context: api.context.clone(),
+            operation_path: operation.path.clone(),
+            operation_method: operation.method.as_str().to_owned(),
+            route_name,
+            level: Level::Api,
+        }
+    }
+}
+
 /// The level a policy is declared at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Level {
@@ -79,6 +97,14 @@ pub enum Level {
 pub struct Services {
     /// Counters that outlive a redeployment; shared by all workers of the process.
     pub counters: Arc<dyn Counters>,
+}
+
+impl Services {
+    /// Counters in this process's memory.
+    #[must_use]
+    pub fn in_memory() -> Services {
+        Services { counters: Arc::new(crate::counters::MemoryCounters::default()) }
+    }
 }
 
 /// Named counters, for rate limits (contract 6.11: a redeployment with equal limits keeps its counts).

@@ -5,12 +5,23 @@
 //! artifact; the runtime compiles the same chains and runs them.
 #![warn(missing_docs)]
 
+pub mod chain;
+mod condition;
+pub mod counters;
 pub mod definition;
 pub mod exchange;
+pub mod harness;
 pub mod head;
 pub mod hooks;
+mod params;
+pub mod registry;
 
-pub use definition::{Attachment, CompileError, Definition, Services};
+pub use chain::{Chain, ChainRun, Decision, Outcome, PathPrefixes, Phase, PolicyFailure, admit};
+pub use condition::{ConditionError, MAX_CONDITION_BYTES};
+pub use counters::MemoryCounters;
+pub use definition::{Attachment, CompileError, Counters, Definition, Level, Services, Taken};
 pub use exchange::{Auth, Exchange};
 pub use head::{Headers, RequestHead, ResponseHead};
 pub use hooks::{Answer, BodyNeed, Hooks, Phases, Policy, PolicyError, Verdict};
+pub use params::ParamFault;
+pub use registry::{Registered, Registry, RegistryError, ResolveError};

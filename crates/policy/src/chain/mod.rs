@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The chain: the compiled policies of one route, and how they run (contract 5.1).
+//! Request hooks run first to last, every header hook before any body hook; response
+//! hooks run last to first. An answer or a failure ends the chain: it never fails open.
+//! Compiled in [`compile`], by the controller on trial and by the runtime for good; what
+//! no policy of the route asks for costs the request nothing.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::condition::{Condition, Scene};
+use crate::exchange::Exchange;
+use crate::head::{RequestHead, ResponseHead};
+use crate::hooks::{BodyNeed, Phases, Policy, PolicyError, Verdict};
+
+pub use crate::condition::Phase;
+
+mod compile;
+
+pub use compile::{MAX_POLICIES, PathPrefixes, admit};
+
+/// The compiled policies of one route. The default is the empty chain.
+#[derive(Default)]
+pub struct Chain {
+    steps: Box<[Step]>,
+    needs: Phases,
+    /// A condition looks at the request's body after its own phase.
+    keeps_request_body: bool,
+}
+
+struct Step {
+    name: &'static str,
+    policy: Policy,
+    phases: Phases,
+    condition: Option<Condition>,
+}
+
+/// What one request's run through a chain has come to.
+#[derive(Debug, Default)]
+pub struct ChainRun {
+    decision: Option<Decision>,
+    request_body: Option<Bytes>,
+}
+
+/// Which policy ended the chain, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The policy's name.
+    pub policy: &'static str,
+    /// The phase it happened in.
+    pub phase: Phase,
+    /// What happened.
+    pub outcome: Outcome,
+}
+
+/// How a policy ended the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered with this status.
+    Answered(StatusCode),
+    /// It, or its condition, failed.
+    Failed,
+}
+
+/// A policy failed: the client gets the fixed 500 of contract 4.8, this goes to the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("policy '{policy}' failed: {error}")]
+pub struct PolicyFailure {
+    /// The policy's name.
+    pub policy: &'static str,
+    /// Why.
+    #[source]
+    pub error: PolicyError,
+}
+
+impl Chain {
+    /// No policies at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// How many policies.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Some policy has a request header hook; without one, [`Chain::request`] need not be called.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        self.needs.request || self.needs.request_outbound
+    }
+
+    /// Some policy asks someone else: [`Chain::request_outbound`] must be called instead of
+    /// [`Chain::request`].
+    #[must_use]
+    pub fn has_outbound(&self) -> bool {
+        self.needs.request_outbound
+    }
+
+    /// How the request's body is wanted: the most that any policy asks for.
+    #[must_use]
+    pub fn request_body_need(&self) -> BodyNeed {
+        self.needs.request_body
+    }
+
+    /// Some policy has a response header hook; without one, [`Chain::response`] need not be called.
+    #[must_use]
+    pub fn has_response(&self) -> bool {
+        self.needs.response
+    }
+
+    /// How the response's body is wanted: the most that any policy asks for.
+    #[must_use]
+    pub fn response_body_need(&self) -> BodyNeed {
+        self.needs.response_body
+    }
+
+    /// The request header hooks, first to last.
+    ///
+    /// # Errors
+    /// When a policy or a condition fails, and for a chain that [`Chain::has_outbound`].
+    pub fn request(
+        &self,
+        head: &mut dyn RequestHead,
+        exchange: &mut Exchange<'_>,
+        run: &mut ChainRun,
+    ) -> Result<Verdict, PolicyFailure> {
+        let phase = Phase::RequestHeaders;
+        for (index, step) in self.steps.iter().enumerate() {
+            if step.phases.request_outbound {
+                let error = PolicyError("an outbound call is due where none can be made".to_owned());
+                return run.settle(step, phase, Err(error));
+            }
+            if !step.phases.request {
+                continue;
+            }
+            exchange.enter(index);
+            let verdict = match step.applies(|| Scene::of_request(head, exchange)) {
+                Ok(true) => step.policy.on_request(head, exchange),
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            if !matches!(verdict, Ok(Verdict::Continue)) {
+                return run.settle(step, phase, verdict);
+            }
+        }
+        Ok(Verdict::Continue)
+    }
+
+    /// As [`Chain::request`], with outbound calls, each after the same policy's header hook.
+    /// May be dropped at any await: the request is then over, and nothing of it is kept.
+    ///
+    /// # Errors
+    /// When a policy or a condition fails.
+    pub async fn request_outbound(
+        &self,
+        head: &mut dyn RequestHead,
+        exchange: &mut Exchange<'_>,
+        run: &mut ChainRun,
+    ) -> Result<Verdict, PolicyFailure> {
+        let phase = Phase::RequestHeaders;
+        for (index, step) in self.steps.iter().enumerate() {
+            if !(step.phases.request || step.phases.request_outbound) {
+                continue;
+            }
+            exchange.enter(index);
+            let mut verdict = match step.applies(|| Scene::of_request(head, exchange)) {
+                Ok(true) if step.phases.request => step.policy.on_request(head, exchange),
+                Ok(true) => Ok(Verdict::Continue),
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            if step.phases.request_outbound && matches!(verdict, Ok(Verdict::Continue)) {
+                verdict = step.policy.on_request_outbound(head, exchange).await;
+            }
+            if !matches!(verdict, Ok(Verdict::Continue)) {
+                return run.settle(step, phase, verdict);
+            }
+        }
+        Ok(Verdict::Continue)
+    }
+
+    /// The request body hooks, first to last: once with the whole body (`last` is true; an
+    /// absent body is empty) when [`Chain::request_body_need`] says so, else for each chunk.
+    ///
+    /// # Errors
+    /// When a policy or a condition fails.
+    pub fn request_body(
+        &self,
+        head: &mut dyn RequestHead,
+        body: &mut Bytes,
+        last: bool,
+        exchange: &mut Exchange<'_>,
+        run: &mut ChainRun,
+    ) -> Result<Verdict, PolicyFailure> {
+        let phase = Phase::RequestBody;
+        if run.decision.is_some() {
+            return Ok(Verdict::Continue);
+        }
+        for (index, step) in self.steps.iter().enumerate() {
+            if step.phases.request_body == BodyNeed::None {
+                continue;
+            }
+            exchange.enter(index);
+            let scene = || Scene { phase, request_body: Some((body, last)), ..Scene::of_request(head, exchange) };
+            let verdict = match step.applies(scene) {
+                Ok(true) => step.policy.on_request_body(head, body, last, exchange),
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            if !matches!(verdict, Ok(Verdict::Continue)) {
+                return run.settle(step, phase, verdict);
+            }
+        }
+        // A streamed body is not gathered for later conditions: its last chunk would pass for all of it.
+        if self.keeps_request_body && self.needs.request_body == BodyNeed::Buffered {
+            run.request_body = Some(body.clone());
+        }
+        Ok(Verdict::Continue)
+    }
+
+    /// The response header hooks, last to first. After an answer or a failure nothing runs:
+    /// that answer is not an upstream's.
+    ///
+    /// # Errors
+    /// When a policy or a condition fails.
+    pub fn response(
+        &self,
+        request: &dyn RequestHead,
+        head: &mut dyn ResponseHead,
+        exchange: &mut Exchange<'_>,
+        run: &mut ChainRun,
+    ) -> Result<Verdict, PolicyFailure> {
+        let phase = Phase::ResponseHeaders;
+        if run.decision.is_some() {
+            return Ok(Verdict::Continue);
+        }
+        for (index, step) in self.steps.iter().enumerate().rev() {
+            if !step.phases.response {
+                continue;
+            }
+            exchange.enter(index);
+            let scene = || Scene {
+                phase,
+                request_body: run.request_body(),
+                response: Some(head),
+                ..Scene::of_request(request, exchange)
+            };
+            let verdict = match step.applies(scene) {
+                Ok(true) => step.policy.on_response(request, head, exchange),
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            if !matches!(verdict, Ok(Verdict::Continue)) {
+                return run.settle(step, phase, verdict);
+            }
+        }
+        Ok(Verdict::Continue)
+    }
+
+    /// The response body hooks, last to first, as [`Chain::request_body`].
+    ///
+    /// # Errors
+    /// When a policy or a condition fails.
+    pub fn response_body(
+        &self,
+        request: &dyn RequestHead,
+        head: &mut dyn ResponseHead,
+        body: &mut Bytes,
+        last: bool,
+        exchange: &mut Exchange<'_>,
+        run: &mut ChainRun,
+    ) -> Result<Verdict, PolicyFailure> {
+        let phase = Phase::ResponseBody;
+        if run.decision.is_some() {
+            return Ok(Verdict::Continue);
+        }
+        for (index, step) in self.steps.iter().enumerate().rev() {
+            if step.phases.response_body == BodyNeed::None {
+                continue;
+            }
+            exchange.enter(index);
+            let scene = || Scene {
+                phase,
+                request_body: run.request_body(),
+                response: Some(head),
+                response_body: Some((body, last)),
+                ..Scene::of_request(request, exchange)
+            };
+            let verdict = match step.applies(scene) {
+                Ok(true) => step.policy.on_response_body(request, head, body, last, exchange),
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            if !matches!(verdict, Ok(Verdict::Continue)) {
+                return run.settle(step, phase, verdict);
+            }
+        }
+        Ok(Verdict::Continue)
+    }
+}
+
+impl ChainRun {
+    /// A run that has come to nothing yet.
+    #[must_use]
+    pub fn new() -> ChainRun {
+        ChainRun::default()
+    }
+
+    /// Which policy ended the chain; `None` when all let the request pass.
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        self.decision
+    }
+
+    fn request_body(&self) -> Option<(&Bytes, bool)> {
+        self.request_body.as_ref().map(|body| (body, true))
+    }
+
+    /// Records how a policy ended the chain.
+    fn settle(
+        &mut self,
+        step: &Step,
+        phase: Phase,
+        verdict: Result<Verdict, PolicyError>,
+    ) -> Result<Verdict, PolicyFailure> {
+        let policy = step.name;
+        let outcome = match &verdict {
+            Ok(Verdict::Continue) => return Ok(Verdict::Continue),
+            Ok(Verdict::Answer(answer)) => Outcome::Answered(answer.status),
+            Err(_) => Outcome::Failed,
+        };
+        self.decision = Some(Decision { policy, phase, outcome });
+        verdict.map_err(|error| PolicyFailure { policy, error })
+    }
+}
+
+impl Step {
+    /// Whether the condition, if any, holds; the scene is built only if there is one.
+    fn applies<'a>(&self, scene: impl FnOnce() -> Scene<'a>) -> Result<bool, PolicyError> {
+        match &self.condition {
+            None => Ok(true),
+            Some(condition) => condition.holds(&scene()),
+        }
+    }
+}
+
+impl<'a> Scene<'a> {
+    fn of_request(request: &'a dyn RequestHead, exchange: &'a Exchange<'a>) -> Scene<'a> {
+        let phase = Phase::RequestHeaders;
+        Scene { phase, request, request_body: None, response: None, response_body: None, exchange }
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.steps.iter().map(|step| step.name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which variables and fields a condition names, found once in its syntax tree, so that
+//! evaluating it builds no others. A name that does not exist is refused here, when the
+//! artifact is deployed. Fields are capitalised in the contract; the same names with a
+//! small first letter are accepted too.
+
+use std::collections::HashMap;
+
+use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
+use cel::{IdedExpr as Expression, Value};
+
+use super::{ConditionError, Phase};
+
+/// How deep iterations may nest. Two suffice for "any header with any value that …".
+const MAX_ITERATION_DEPTH: usize = 2;
+
+/// Names that are types of the language, not variables.
+const TYPE_NAMES: [&str; 11] =
+    ["bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint"];
+
+/// What a condition can begin a look-up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variable {
+    Processing,
+    Request,
+    Response,
+}
+
+/// What it can look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Phase,
+    Headers,
+    Body,
+    Path,
+    Method,
+    RequestId,
+    Metadata,
+    RequestHeaders,
+    RequestBody,
+    RequestPath,
+    RequestMethod,
+    ResponseHeaders,
+    ResponseBody,
+    ResponseStatus,
+}
+
+/// What one condition names, as it spells it.
+#[derive(Default)]
+pub(super) struct Uses {
+    named: Vec<(Variable, String, Field)>,
+}
+
+impl Variable {
+    pub(super) const ALL: [Variable; 3] = [Variable::Processing, Variable::Request, Variable::Response];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Variable::Processing => "processing",
+            Variable::Request => "request",
+            Variable::Response => "response",
+        }
+    }
+
+    /// The fields by the contract's names.
+    const fn members(self) -> &'static [(&'static str, Field)] {
+        match self {
+            Variable::Processing => &[("Phase", Field::Phase)],
+            Variable::Request => &[
+                ("Headers", Field::Headers),
+                ("Body", Field::Body),
+                ("Path", Field::Path),
+                ("Method", Field::Method),
+                ("RequestID", Field::RequestId),
+                ("Metadata", Field::Metadata),
+            ],
+            Variable::Response => &[
+                ("RequestHeaders", Field::RequestHeaders),
+                ("RequestBody", Field::RequestBody),
+                ("RequestPath", Field::RequestPath),
+                ("RequestMethod", Field::RequestMethod),
+                ("ResponseHeaders", Field::ResponseHeaders),
+                ("ResponseBody", Field::ResponseBody),
+                ("ResponseStatus", Field::ResponseStatus),
+                ("RequestID", Field::RequestId),
+                ("Metadata", Field::Metadata),
+            ],
+        }
+    }
+
+    fn member(self, spelled: &str) -> Option<Field> {
+        self.members()
+            .iter()
+            .find(|(name, _)| *name == spelled || decapitalised(name) == spelled)
+            .map(|(_, field)| *field)
+    }
+}
+
+impl Field {
+    /// A plausible value, for trying a condition out at deployment.
+    pub(super) fn sample(self, phase: Phase) -> Value {
+        match self {
+            Field::Phase => phase.as_str().into(),
+            Field::RequestId => "00000000-0000-4000-8000-000000000000".into(),
+            Field::Path | Field::RequestPath => "/".into(),
+            Field::Method | Field::RequestMethod => "GET".into(),
+            Field::ResponseStatus => Value::Int(match phase {
+                Phase::RequestHeaders | Phase::RequestBody => 0,
+                Phase::ResponseHeaders | Phase::ResponseBody => 200,
+            }),
+            Field::Headers | Field::RequestHeaders | Field::ResponseHeaders | Field::Metadata => {
+                HashMap::<String, Value>::new().into()
+            }
+            Field::Body | Field::RequestBody | Field::ResponseBody => match phase {
+                Phase::RequestHeaders | Phase::ResponseHeaders => Value::Null,
+                Phase::RequestBody | Phase::ResponseBody => {
+                    body_value(&Value::Bytes(std::sync::Arc::new(Vec::new())), true)
+                }
+            },
+        }
+    }
+}
+
+impl Uses {
+    /// What this expression names.
+    pub(super) fn of(expression: &Expression) -> Result<Uses, ConditionError> {
+        let mut uses = Uses::default();
+        uses.walk(expression, &mut Vec::new(), 0)?;
+        Ok(uses)
+    }
+
+    /// Whether this field is named, in any spelling.
+    pub(super) fn has(&self, variable: Variable, field: Field) -> bool {
+        self.fields(variable).any(|(_, named)| named == field)
+    }
+
+    /// The named fields of a variable, as spelled; none when the variable is not named.
+    pub(super) fn fields(&self, variable: Variable) -> impl Iterator<Item = (&str, Field)> {
+        self.named
+            .iter()
+            .filter(move |(named, _, _)| *named == variable)
+            .map(|(_, spelled, field)| (spelled.as_str(), *field))
+    }
+
+    fn add(&mut self, variable: Variable, spelled: &str, field: Field) {
+        let known = |(named, as_spelled, _): &(Variable, String, Field)| {
+            *named == variable && as_spelled == spelled
+        };
+        if !self.named.iter().any(known) {
+            self.named.push((variable, spelled.to_owned(), field));
+        }
+    }
+
+    /// `locals` are the iteration variables in scope: they hide ours.
+    fn walk<'e>(
+        &mut self,
+        expression: &'e IdedExpr,
+        locals: &mut Vec<&'e str>,
+        depth: usize,
+    ) -> Result<(), ConditionError> {
+        match &expression.expr {
+            Expr::Unspecified | Expr::Literal(_) => Ok(()),
+            Expr::Ident(name) => self.bare(name, locals),
+            Expr::Select(select) => match &select.operand.expr {
+                Expr::Ident(name) if !locals.contains(&name.as_str()) => self.selected(name, &select.field),
+                _ => self.walk(&select.operand, locals, depth),
+            },
+            Expr::Call(call) => {
+                call.target.iter().try_for_each(|target| self.walk(target, locals, depth))?;
+                call.args.iter().try_for_each(|arg| self.walk(arg, locals, depth))
+            }
+            Expr::List(list) => {
+                list.elements.iter().try_for_each(|element| self.walk(element, locals, depth))
+            }
+            Expr::Map(map) => self.entries(&map.entries, locals, depth),
+            Expr::Struct(literal) => self.entries(&literal.entries, locals, depth),
+            Expr::Comprehension(iteration) => {
+                if depth >= MAX_ITERATION_DEPTH {
+                    return Err(ConditionError::TooDeep(MAX_ITERATION_DEPTH));
+                }
+                self.walk(&iteration.iter_range, locals, depth)?;
+                self.walk(&iteration.accu_init, locals, depth)?;
+                let outer = locals.len();
+                locals.extend([iteration.iter_var.as_str(), iteration.accu_var.as_str()]);
+                locals.extend(iteration.iter_var2.as_deref());
+                for part in [&iteration.loop_cond, &iteration.loop_step, &iteration.result] {
+                    self.walk(part, locals, depth + 1)?;
+                }
+                locals.truncate(outer);
+                Ok(())
+            }
+        }
+    }
+
+    fn entries<'e>(
+        &mut self,
+        entries: &'e [IdedEntryExpr],
+        locals: &mut Vec<&'e str>,
+        depth: usize,
+    ) -> Result<(), ConditionError> {
+        for entry in entries {
+            match &entry.expr {
+                EntryExpr::StructField(field) => self.walk(&field.value, locals, depth)?,
+                EntryExpr::MapEntry(entry) => {
+                    self.walk(&entry.key, locals, depth)?;
+                    self.walk(&entry.value, locals, depth)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `variable.field`.
+    fn selected(&mut self, name: &str, field: &str) -> Result<(), ConditionError> {
+        let unknown = |name: String| Err(ConditionError::Unknown(name));
+        let Some(variable) = variable(name) else { return unknown(name.to_owned()) };
+        let Some(member) = variable.member(field) else { return unknown(format!("{name}.{field}")) };
+        self.add(variable, field, member);
+        Ok(())
+    }
+
+    /// A name by itself: of a variable, it may be used in any way, so every field is needed.
+    fn bare(&mut self, name: &str, locals: &[&str]) -> Result<(), ConditionError> {
+        if locals.contains(&name) || TYPE_NAMES.contains(&name) || name.starts_with('@') {
+            return Ok(());
+        }
+        let Some(variable) = variable(name) else { return Err(ConditionError::Unknown(name.to_owned())) };
+        for (spelled, field) in variable.members() {
+            self.add(variable, spelled, *field);
+            self.add(variable, &decapitalised(spelled), *field);
+        }
+        Ok(())
+    }
+}
+
+/// A body as conditions see it, its fields in both spellings.
+pub(super) fn body_value(content: &Value, last: bool) -> Value {
+    let present = matches!(content, Value::Bytes(bytes) if !bytes.is_empty());
+    let fields = [("Content", content.clone()), ("EndOfStream", last.into()), ("Present", present.into())];
+    let mut map: HashMap<String, Value> = HashMap::with_capacity(2 * fields.len());
+    for (name, value) in fields {
+        map.insert(decapitalised(name), value.clone());
+        map.insert(name.to_owned(), value);
+    }
+    map.into()
+}
+
+fn variable(name: &str) -> Option<Variable> {
+    Variable::ALL.into_iter().find(|variable| variable.as_str() == name.trim_start_matches('.'))
+}
+
+fn decapitalised(name: &str) -> String {
+    let mut chars = name.chars();
+    chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
+}
