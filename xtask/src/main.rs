@@ -1,1 +1,60 @@
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! The project's own tasks, run as `cargo xtask NAME`. `test` runs everything that
+//! proves the project and is what continuous integration runs, so that a green run
+//! means the same thing on every machine.
+
+mod postgres;
+mod stage;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own tasks")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run everything that proves the project, the slow parts included
+    Test,
+    /// Check the rules that no other tool checks: crate edges, sizes, licence lines, paths
+    Tidy,
+    /// Run the highly available demo and fail if it breaks a promise
+    Demo {
+        /// Passed on to `ferrogate demo`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = root().and_then(|root| match Cli::parse().task {
+        Task::Test => test::run(&root),
+        Task::Tidy => tidy::run(&root),
+        Task::Demo { arguments } => {
+            postgres::ensure()?;
+            test::demo(&root, &arguments)
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder: this package's parent.
+fn root() -> anyhow::Result<PathBuf> {
+    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    Ok(package.parent().context("xtask lies inside the workspace")?.to_owned())
+}

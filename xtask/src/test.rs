@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: every proof the project has, in the order in which a failure is
+//! cheapest to learn. The tests run last, so that their runner's summary is what the
+//! output ends with.
+
+use std::path::Path;
+
+use crate::stage::{Stages, answers, program};
+use crate::{postgres, tidy};
+
+/// Runs all stages.
+pub fn run(root: &Path) -> anyhow::Result<()> {
+    let nextest = answers("cargo", &["nextest", "--version"]);
+    let cargo = |arguments: &[&str]| program(root, "cargo", arguments);
+    let mut stages = Stages::new(if nextest { 8 } else { 7 });
+    stages.run("format", || cargo(&["fmt", "--all", "--check"]))?;
+    stages.run("tidy", || tidy::run(root))?;
+    stages.run("postgresql", postgres::ensure)?;
+    stages.run("lints", || {
+        cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+    })?;
+    // The end-to-end tests and the demo run the real binary.
+    stages.run("build", || cargo(&["build", "--quiet", "--package", "ferrogate"]))?;
+    stages.run("demo", || demo(root, &[]))?;
+    if nextest {
+        stages.run("doc tests", || cargo(&["test", "--workspace", "--doc", "--quiet"]))?;
+        return stages.run_last("tests", || cargo(&["nextest", "run", "--workspace"]));
+    }
+    stages.run_last("tests", || cargo(&["test", "--workspace"]))
+}
+
+/// Runs the demo in the build that the tests use.
+pub fn demo(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
+    let mut all = vec!["run", "--quiet", "--package", "ferrogate", "--", "demo"];
+    all.extend(arguments.iter().map(String::as_str));
+    program(root, "cargo", &all)
+}
