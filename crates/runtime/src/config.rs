@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every setting of a runtime, with its default and its key. The keys of contract 7.3 and
+//! 7.4 keep their names; what is ours stands below `runtime`. This is the only place of the
+//! crate that reads configuration; `run` receives the finished [`Config`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::router::EscapedSlashes;
+
+/// Everything a runtime can be told.
+#[derive(Clone)]
+pub struct Config {
+    /// Addresses to listen on; `None` is `off`.
+    pub listen: Listen,
+    /// Worker threads; 0 means one per core.
+    pub workers: usize,
+    /// Limits of client connections and requests.
+    pub limits: Limits,
+    /// Certificate of the HTTPS listener.
+    pub downstream_tls: DownstreamTls,
+    /// How upstreams are reached.
+    pub upstream: Upstream,
+    /// What happens to `server` in responses.
+    pub server_header: ServerHeader,
+    /// Path normalisation before routing.
+    pub path: PathRules,
+    /// The access log.
+    pub access_log: AccessLog,
+    /// The admin listener's gates.
+    pub admin: Admin,
+    /// How long in-flight requests may take once a shutdown began.
+    pub drain_deadline: Duration,
+}
+
+/// Addresses to listen on; port 0 takes any free one, `None` switches the listener off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// HTTP traffic.
+    pub http: Option<SocketAddr>,
+    /// HTTPS traffic.
+    pub https: Option<SocketAddr>,
+    /// `/health`, `/status`, `/xds_sync_status`, `/config_dump`.
+    pub admin: Option<SocketAddr>,
+    /// `/metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// `/ready`.
+    pub readiness: Option<SocketAddr>,
+}
+
+/// Limits of client connections and requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections of the process. When full, accepting pauses and the kernel's backlog
+    /// holds what comes next.
+    pub max_connections: usize,
+    /// Bytes of a request's head; more is answered 431.
+    pub max_head_bytes: usize,
+    /// Headers of a request; more is answered 431.
+    pub max_headers: usize,
+    /// Concurrent HTTP/2 streams of a connection; more are refused with `REFUSED_STREAM`.
+    pub max_h2_streams: u32,
+    /// Bytes of a body held for a policy that needs it whole. A longer request is answered
+    /// 413, a longer response 500 (contract 4.8).
+    pub body_buffer_bytes: usize,
+    /// From a head's first byte to its last. A slower client is disconnected.
+    pub head_timeout: Duration,
+    /// A connection without a request for this long is closed.
+    pub idle_timeout: Duration,
+    /// A client that takes no byte of a response for this long is disconnected.
+    pub write_stall_timeout: Duration,
+    /// A TLS handshake that takes longer is given up.
+    pub tls_handshake_timeout: Duration,
+}
+
+/// TLS protocol versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// Certificate of the HTTPS listener; without both files a self-signed one is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownstreamTls {
+    /// PEM chain.
+    pub cert_path: Option<PathBuf>,
+    /// PEM key.
+    pub key_path: Option<PathBuf>,
+    /// Oldest version spoken.
+    pub minimum: TlsVersion,
+    /// Newest version spoken.
+    pub maximum: TlsVersion,
+}
+
+/// What an `https` upstream's certificate is checked against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Trust the system's certificates.
+    pub system_roots: bool,
+    /// Trust these PEM files as well.
+    pub extra_ca_files: Vec<PathBuf>,
+    /// The certificate must carry the host name.
+    pub verify_host_name: bool,
+    /// Check nothing at all.
+    pub disable_verification: bool,
+    /// Oldest version spoken.
+    pub minimum: TlsVersion,
+    /// Newest version spoken.
+    pub maximum: TlsVersion,
+}
+
+/// How upstreams are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// TLS towards upstreams.
+    pub tls: UpstreamTls,
+    /// Whole request, for routes that say nothing (contract 3.4); zero switches it off.
+    pub request_timeout: Duration,
+    /// Longest silence, for routes that say nothing; zero switches it off.
+    pub stream_idle_timeout: Duration,
+    /// Connecting, for definitions that say nothing.
+    pub connect_timeout: Duration,
+    /// Idle connections kept per worker and target; beyond that the oldest is closed.
+    pub max_idle_per_target: usize,
+    /// An idle connection is closed after this long.
+    pub pool_idle_timeout: Duration,
+    /// A connection older than this is not used again, so that a changed DNS answer takes effect.
+    pub pool_max_age: Duration,
+}
+
+/// `router.http_listener.server_header_transformation` and `_value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerHeader {
+    /// When our value is put.
+    pub mode: ServerHeaderMode,
+    /// Our value.
+    pub value: String,
+}
+
+/// When our `server` value is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerHeaderMode {
+    /// Always.
+    Overwrite,
+    /// When the upstream sent none.
+    AppendIfAbsent,
+    /// Never; the upstream's passes.
+    PassThrough,
+}
+
+/// Path normalisation before routing (contract 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathRules {
+    /// `router.http_listener.disable_path_normalization`.
+    pub disable_normalisation: bool,
+    /// `router.http_listener.path_with_escaped_slashes_action`.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// The access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where the lines go.
+    pub target: AccessLogTarget,
+    /// Blocks of lines (up to 16 KiB each) waiting for the writer. When full, a block is
+    /// dropped and counted: traffic never waits for a slow disk.
+    pub queue_blocks: usize,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+/// The admin listener's gates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// `policy_engine.admin.config_dump.enabled`.
+    pub config_dump: bool,
+    /// `policy_engine.admin.allowed_ips`; `*` means any.
+    pub allowed_ips: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: Listen::default(),
+            workers: 0,
+            limits: Limits::default(),
+            downstream_tls: DownstreamTls::default(),
+            upstream: Upstream::default(),
+            server_header: ServerHeader { mode: ServerHeaderMode::Overwrite, value: "ferrogate".to_owned() },
+            path: PathRules { disable_normalisation: false, escaped_slashes: EscapedSlashes::KeepUnchanged },
+            access_log: AccessLog { target: AccessLogTarget::Stdout, queue_blocks: 1024 },
+            admin: Admin { config_dump: false, allowed_ips: vec!["*".to_owned()] },
+            drain_deadline: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        let any = |port| Some(SocketAddr::from(([0, 0, 0, 0], port)));
+        let loopback = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        Listen {
+            http: any(8080),
+            https: any(8443),
+            admin: loopback(9002),
+            metrics: loopback(9003),
+            readiness: loopback(9901),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_connections: 100_000,
+            max_head_bytes: 64 * 1024,
+            max_headers: 100,
+            max_h2_streams: 256,
+            body_buffer_bytes: 1024 * 1024,
+            head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(3600),
+            write_stall_timeout: Duration::from_secs(300),
+            tls_handshake_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for DownstreamTls {
+    fn default() -> DownstreamTls {
+        DownstreamTls {
+            cert_path: None,
+            key_path: None,
+            minimum: TlsVersion::Tls12,
+            maximum: TlsVersion::Tls13,
+        }
+    }
+}
+
+impl Default for UpstreamTls {
+    fn default() -> UpstreamTls {
+        UpstreamTls {
+            system_roots: true,
+            extra_ca_files: Vec::new(),
+            verify_host_name: true,
+            disable_verification: false,
+            minimum: TlsVersion::Tls12,
+            maximum: TlsVersion::Tls13,
+        }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Upstream {
+        Upstream {
+            tls: UpstreamTls::default(),
+            request_timeout: Duration::from_secs(60),
+            stream_idle_timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(5),
+            max_idle_per_target: 256,
+            pool_idle_timeout: Duration::from_secs(60),
+            pool_max_age: Duration::from_secs(600),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One client connection: the TLS handshake, HTTP/1.1 or HTTP/2, and its part in a drain.
+//! It bounds heads, streams and time; it knows nothing of routes. Every request goes to
+//! `request`; `listener` starts it as a task of its worker.
+
+pub mod io;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ferrogate_base::tasks::Tasks;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::TlsAcceptor;
+
+use self::io::{Activity, Deadlines, TimedIo};
+use crate::metrics::WorkerMetrics;
+use crate::request;
+use crate::worker::Worker;
+
+/// Who is at the other end.
+pub struct Peer {
+    /// The peer's address.
+    pub address: IpAddr,
+    /// It speaks TLS with us.
+    pub https: bool,
+    /// What the socket watches.
+    pub activity: Rc<Activity>,
+}
+
+/// Counts a connection as open while it lives.
+pub struct Open {
+    metrics: Arc<WorkerMetrics>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Runs hyper's HTTP/2 streams as tasks of the worker.
+#[derive(Clone)]
+struct LocalExecutor(Tasks);
+
+impl Open {
+    /// A connection was accepted.
+    #[must_use]
+    pub fn new(metrics: Arc<WorkerMetrics>, permit: Option<OwnedSemaphorePermit>) -> Open {
+        metrics.connections_opened.one();
+        Open { metrics, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.connections_closed.one();
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        self.0.spawn_local("HTTP/2 stream", future);
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    open: Open,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY was not accepted");
+    }
+    match tls {
+        None => speak(worker, stream, peer.ip(), None).await,
+        Some(acceptor) => {
+            let limit = worker.shared.config.limits.tls_handshake_timeout;
+            match tokio::time::timeout(limit, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
+                    speak(worker, stream, peer.ip(), Some(h2)).await;
+                }
+                Ok(Err(error)) => {
+                    worker.metrics.tls_failures.one();
+                    tracing::debug!(%error, client = %peer.ip(), "a TLS handshake failed");
+                }
+                Err(_) => worker.metrics.tls_failures.one(),
+            }
+        }
+    }
+    drop(open);
+}
+
+/// `h2` is what ALPN settled; without TLS the first bytes decide.
+async fn speak<S>(worker: Rc<Worker>, stream: S, address: IpAddr, h2: Option<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = &worker.shared.config.limits;
+    let activity = Activity::new(h2);
+    let peer = Rc::new(Peer { address, https: h2.is_some(), activity: activity.clone() });
+    let deadlines = Deadlines {
+        head: limits.head_timeout,
+        idle: limits.idle_timeout,
+        write_stall: limits.write_stall_timeout,
+    };
+    let io = TokioIo::new(TimedIo::new(stream, activity, deadlines));
+    let mut builder = auto::Builder::new(LocalExecutor(worker.tasks.clone()));
+    // Our own socket watches heads and idleness, hence no header timeout of hyper's.
+    builder
+        .http1()
+        .max_headers(limits.max_headers)
+        .max_buf_size(limits.max_head_bytes)
+        .header_read_timeout(None);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_h2_streams)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
+    let drain = worker.shared.drain.clone();
+    let service = service_fn(move |request| {
+        let (worker, peer) = (worker.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(request::serve(worker, peer, request).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let result = tokio::select! {
+        biased;
+        // Polled in place, not dropped, when the drain begins.
+        result = connection.as_mut() => result,
+        () = drain.cancelled() => {
+            // Idle connections close now, the others after the answer they are busy with.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, client = %address, "a client connection ended");
+    }
+}

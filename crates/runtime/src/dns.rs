@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Names to addresses: one resolver per worker, with the answers' own lifetimes, the
+//! hosts file honoured, IPv4 before IPv6 (contract 4.6). Address literals and `localhost`
+//! never reach the network. Called by `upstream::connect`, only for a new connection.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use smallvec::{SmallVec, smallvec};
+
+/// The addresses of one name, IPv4 first.
+pub type Addresses = SmallVec<[IpAddr; 4]>;
+
+/// An answer without a lifetime is believed for at least this long, so that a server
+/// answering with a TTL of zero is not asked for every connection.
+const MIN_TTL: Duration = Duration::from_secs(1);
+
+/// No answer is believed for longer than this, whatever its lifetime says.
+const MAX_TTL: Duration = Duration::from_secs(300);
+
+/// How many answers a worker remembers; the least recently used are forgotten.
+const CACHE_ENTRIES: u64 = 4096;
+
+/// One worker's resolver.
+pub struct Dns {
+    resolver: Option<TokioResolver>,
+}
+
+/// A name did not resolve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DnsError(pub String);
+
+impl Dns {
+    /// A resolver with the system's configuration; without one (a container with an empty
+    /// `resolv.conf`), only literals and `localhost` resolve, and other names say why.
+    #[must_use]
+    pub fn from_system() -> Dns {
+        match hickory_resolver::system_conf::read_system_conf() {
+            Ok((config, options)) => Dns { resolver: build(config, options) },
+            Err(error) => {
+                tracing::warn!(%error, "no usable resolver configuration; only addresses and localhost resolve");
+                Dns { resolver: None }
+            }
+        }
+    }
+
+    /// The addresses of `host`.
+    ///
+    /// # Errors
+    /// When the name does not resolve; the caller's deadline bounds the wait.
+    pub async fn resolve(&self, host: &str) -> Result<Addresses, DnsError> {
+        if let Some(address) = literal(host) {
+            return Ok(smallvec![address]);
+        }
+        if is_localhost(host) {
+            return Ok(smallvec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        }
+        let Some(resolver) = &self.resolver else {
+            return Err(DnsError("this machine has no usable resolver configuration".into()));
+        };
+        let answer = resolver.lookup_ip(host).await.map_err(|error| DnsError(error.to_string()))?;
+        let mut addresses: Addresses = answer.iter().collect();
+        if addresses.is_empty() {
+            return Err(DnsError(format!("'{host}' has no address")));
+        }
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        Ok(addresses)
+    }
+}
+
+fn build(config: ResolverConfig, mut options: ResolverOpts) -> Option<TokioResolver> {
+    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+    options.cache_size = CACHE_ENTRIES;
+    options.positive_min_ttl = Some(MIN_TTL);
+    options.positive_max_ttl = Some(MAX_TTL);
+    options.negative_max_ttl = Some(Duration::from_secs(5));
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_options(options)
+        .build()
+        .map_err(|error| tracing::warn!(%error, "the resolver could not be built"))
+        .ok()
+}
+
+fn literal(host: &str) -> Option<IpAddr> {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse().ok()
+}
+
+fn is_localhost(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || host.len() > ".localhost".len()
+            && host
+                .get(host.len() - ".localhost".len()..)
+                .is_some_and(|end| end.eq_ignore_ascii_case(".localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dns, is_localhost};
+
+    #[tokio::test]
+    async fn literals_and_localhost_need_no_resolver() {
+        let dns = Dns { resolver: None };
+        for (host, expected) in [
+            ("10.1.2.3", "10.1.2.3"),
+            ("[::1]", "::1"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("LocalHost", "127.0.0.1"),
+        ] {
+            let addresses = dns.resolve(host).await.expect("a literal");
+            assert_eq!(addresses.first().map(ToString::to_string).as_deref(), Some(expected), "{host}");
+        }
+        assert!(dns.resolve("books.example").await.is_err());
+    }
+
+    #[test]
+    fn names_below_localhost_are_local_and_lookalikes_are_not() {
+        assert!(is_localhost("a.localhost") && is_localhost("localhost."));
+        assert!(!is_localhost("notlocalhost") && !is_localhost("localhost.example"));
+    }
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one table from cause to answer: every way a request can fail, with the status,
+//! the body and the stable machine-readable reason a client and the access log see.
+//! Nothing else in the data plane makes up a status. `request` and `upstream` return a
+//! [`Failure`], `response` turns it into bytes, `metrics` counts by its reason.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
+use http::{HeaderName, HeaderValue, StatusCode};
+use uuid::Uuid;
+
+/// The response header that carries the error id (contract 4.8).
+pub const X_ERROR_ID: HeaderName = HeaderName::from_static("x-error-id");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Why the gateway answered by itself. The names are part of the wire contract: they stand in
+/// error bodies, in the access log and as a metric label, and are never renamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No route for this host, path and method.
+    RouteNotFound,
+    /// The route exists, but its artifact could not be prepared (invariant 7).
+    RoutePoisoned,
+    /// A policy, or its condition, failed at run time.
+    PolicyFailed,
+    /// The request is not acceptable HTTP: no or two hosts, a bad path, a bad length.
+    BadRequest,
+    /// An escaped slash in the path, and the configuration refuses those.
+    EscapedSlash,
+    /// An escaped slash in the path, and the configuration redirects to the plain form.
+    EscapedSlashRedirect,
+    /// A policy needs the whole request body and it exceeds the buffer limit.
+    RequestBodyTooLarge,
+    /// The client stopped sending its body.
+    RequestTimeout,
+    /// The request body ended early or was malformed.
+    RequestBodyBroken,
+    /// A policy needs the whole response body and it exceeds the buffer limit.
+    ResponseBodyTooLarge,
+    /// The upstream definition a policy chose does not exist, or has no usable target.
+    UpstreamUnknown,
+    /// The upstream's name does not resolve.
+    UpstreamUnresolved,
+    /// The upstream refused the connection or could not be reached.
+    UpstreamConnectFailed,
+    /// The connection to the upstream took too long.
+    UpstreamConnectTimeout,
+    /// The TLS handshake with the upstream failed.
+    UpstreamTlsFailed,
+    /// The upstream closed or broke the connection before its response head.
+    UpstreamReset,
+    /// The upstream's response is not acceptable HTTP.
+    UpstreamProtocol,
+    /// The whole request took longer than the route allows.
+    UpstreamTimeout,
+    /// Nothing moved on the request's stream for longer than the route allows.
+    StreamIdleTimeout,
+    /// The path that a policy or a rewrite made is not a valid request target.
+    BadUpstreamPath,
+    /// A defect of the gateway itself.
+    Internal,
+}
+
+impl Reason {
+    /// Every reason, in the order of the enum: the metrics' label values.
+    pub const ALL: [Reason; 21] = [
+        Reason::RouteNotFound,
+        Reason::RoutePoisoned,
+        Reason::PolicyFailed,
+        Reason::BadRequest,
+        Reason::EscapedSlash,
+        Reason::EscapedSlashRedirect,
+        Reason::RequestBodyTooLarge,
+        Reason::RequestTimeout,
+        Reason::RequestBodyBroken,
+        Reason::ResponseBodyTooLarge,
+        Reason::UpstreamUnknown,
+        Reason::UpstreamUnresolved,
+        Reason::UpstreamConnectFailed,
+        Reason::UpstreamConnectTimeout,
+        Reason::UpstreamTlsFailed,
+        Reason::UpstreamReset,
+        Reason::UpstreamProtocol,
+        Reason::UpstreamTimeout,
+        Reason::StreamIdleTimeout,
+        Reason::BadUpstreamPath,
+        Reason::Internal,
+    ];
+
+    /// The stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The status.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    /// The table: name, status, the short text of the body's `error`.
+    const fn row(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Reason::RouteNotFound => ("route_not_found", StatusCode::NOT_FOUND, "Not Found"),
+            Reason::RoutePoisoned => {
+                ("route_poisoned", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            }
+            Reason::PolicyFailed => {
+                ("policy_failed", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            }
+            Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, "Bad Request"),
+            Reason::EscapedSlash => ("escaped_slash", StatusCode::BAD_REQUEST, "Bad Request"),
+            Reason::EscapedSlashRedirect => {
+                ("escaped_slash_redirect", StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect")
+            }
+            Reason::RequestBodyTooLarge => {
+                ("request_body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
+            }
+            Reason::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT, "Request Timeout"),
+            Reason::RequestBodyBroken => ("request_body_broken", StatusCode::BAD_REQUEST, "Bad Request"),
+            Reason::ResponseBodyTooLarge => {
+                ("response_body_too_large", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            }
+            Reason::UpstreamUnknown => {
+                ("upstream_unknown", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+            }
+            Reason::UpstreamUnresolved => {
+                ("upstream_unresolved", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+            }
+            Reason::UpstreamConnectFailed => {
+                ("upstream_connect_failed", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+            }
+            Reason::UpstreamConnectTimeout => {
+                ("upstream_connect_timeout", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+            }
+            Reason::UpstreamTlsFailed => {
+                ("upstream_tls_failed", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+            }
+            Reason::UpstreamReset => {
+                ("upstream_reset", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+            }
+            Reason::UpstreamProtocol => ("upstream_protocol", StatusCode::BAD_GATEWAY, "Bad Gateway"),
+            Reason::UpstreamTimeout => ("upstream_timeout", StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout"),
+            Reason::StreamIdleTimeout => {
+                ("stream_idle_timeout", StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout")
+            }
+            Reason::BadUpstreamPath => {
+                ("bad_upstream_path", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            }
+            Reason::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),
+        }
+    }
+
+    /// Which of the three body shapes of [`Failure::answer`] the cause has.
+    const fn shape(self) -> Shape {
+        match self {
+            // Fixed by contract 4.8, to the byte.
+            Reason::RouteNotFound | Reason::RoutePoisoned => Shape::Fixed,
+            Reason::PolicyFailed => Shape::WithId,
+            Reason::BadRequest
+            | Reason::EscapedSlash
+            | Reason::EscapedSlashRedirect
+            | Reason::RequestBodyTooLarge
+            | Reason::RequestTimeout
+            | Reason::RequestBodyBroken
+            | Reason::ResponseBodyTooLarge
+            | Reason::UpstreamUnknown
+            | Reason::UpstreamUnresolved
+            | Reason::UpstreamConnectFailed
+            | Reason::UpstreamConnectTimeout
+            | Reason::UpstreamTlsFailed
+            | Reason::UpstreamReset
+            | Reason::UpstreamProtocol
+            | Reason::UpstreamTimeout
+            | Reason::StreamIdleTimeout
+            | Reason::BadUpstreamPath
+            | Reason::Internal => Shape::WithReason,
+        }
+    }
+
+    /// Whether the connection can no longer be trusted to be in step with its client.
+    const fn closes(self) -> bool {
+        matches!(
+            self,
+            Reason::BadRequest
+                | Reason::RequestBodyTooLarge
+                | Reason::RequestTimeout
+                | Reason::RequestBodyBroken
+        )
+    }
+
+    /// Whether response policies see the answer: they run on what stands in for an
+    /// upstream's response, not on refusals before one was asked (contract 4.8).
+    #[must_use]
+    pub const fn stands_for_upstream(self) -> bool {
+        matches!(
+            self,
+            Reason::UpstreamUnknown
+                | Reason::UpstreamUnresolved
+                | Reason::UpstreamConnectFailed
+                | Reason::UpstreamConnectTimeout
+                | Reason::UpstreamTlsFailed
+                | Reason::UpstreamReset
+                | Reason::UpstreamProtocol
+                | Reason::UpstreamTimeout
+                | Reason::StreamIdleTimeout
+        )
+    }
+}
+
+/// The body of an answer of our own.
+enum Shape {
+    /// `{"error":"…"}`
+    Fixed,
+    /// `{"error":"…","error_id":"…"}` and `x-error-id`
+    WithId,
+    /// `{"error":"…","reason":"…","error_id":"…"}` and `x-error-id`
+    WithReason,
+}
+
+/// A request that the gateway answers by itself because something went wrong.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{}: {detail}", reason.name())]
+pub struct Failure {
+    /// The row of the table.
+    pub reason: Reason,
+    /// For the access log, never for the client: it may name inner addresses.
+    pub detail: String,
+    /// Where to, for a redirect.
+    pub location: Option<HeaderValue>,
+}
+
+/// A complete answer of the gateway's own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnAnswer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, `content-length` excepted.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Failure {
+    /// A failure with nothing to add to its reason.
+    #[must_use]
+    pub const fn new(reason: Reason) -> Failure {
+        Failure { reason, detail: String::new(), location: None }
+    }
+
+    /// A failure with a detail for the access log.
+    #[must_use]
+    pub fn with(reason: Reason, detail: impl ToString) -> Failure {
+        Failure { reason, detail: detail.to_string(), location: None }
+    }
+
+    /// The answer, with a fresh error id where its shape has one; the id is returned for the log.
+    #[must_use]
+    pub fn answer(&self) -> (OwnAnswer, Option<Uuid>) {
+        let (name, status, text) = self.reason.row();
+        let mut headers = vec![(CONTENT_TYPE, JSON)];
+        let id = match self.reason.shape() {
+            Shape::Fixed => None,
+            Shape::WithId | Shape::WithReason => Some(Uuid::new_v4()),
+        };
+        // No row's text needs escaping: the table is ours, and a test parses every body.
+        let body = match (self.reason.shape(), id) {
+            (Shape::WithId, Some(id)) => format!(r#"{{"error":"{text}","error_id":"{id}"}}"#),
+            (Shape::WithReason, Some(id)) => {
+                format!(r#"{{"error":"{text}","reason":"{name}","error_id":"{id}"}}"#)
+            }
+            (Shape::Fixed | Shape::WithId | Shape::WithReason, _) => format!(r#"{{"error":"{text}"}}"#),
+        };
+        if let Some(id) = id
+            && let Ok(value) = HeaderValue::try_from(id.to_string())
+        {
+            headers.push((X_ERROR_ID, value));
+        }
+        if let Some(location) = &self.location {
+            headers.push((LOCATION, location.clone()));
+        }
+        if self.reason.closes() {
+            headers.push((CONNECTION, HeaderValue::from_static("close")));
+        }
+        (OwnAnswer { status, headers, body: body.into() }, id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{Failure, Reason};
+
+    #[test]
+    fn every_row_has_its_own_name_and_a_body_that_is_json() {
+        let mut names = HashSet::new();
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "ALL is in the order of the enum");
+            assert!(names.insert(reason.name()), "{} twice", reason.name());
+            let (answer, id) = Failure::new(reason).answer();
+            let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("a JSON body");
+            assert_eq!(body.get("error_id").is_some(), id.is_some());
+            assert_eq!(answer.headers.iter().any(|(name, _)| name == super::X_ERROR_ID), id.is_some());
+        }
+    }
+
+    #[test]
+    fn the_contracts_bodies_are_fixed() {
+        let (not_found, _) = Failure::new(Reason::RouteNotFound).answer();
+        assert_eq!(not_found.body.as_ref(), br#"{"error":"Not Found"}"#);
+        let (poisoned, _) = Failure::new(Reason::RoutePoisoned).answer();
+        assert_eq!(poisoned.body.as_ref(), br#"{"error":"Internal Server Error"}"#);
+        let (policy, id) = Failure::new(Reason::PolicyFailed).answer();
+        let id = id.expect("a policy failure has an id");
+        assert_eq!(
+            policy.body.as_ref(),
+            format!(r#"{{"error":"Internal Server Error","error_id":"{id}"}}"#).as_bytes()
+        );
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The listening sockets: one per worker and address, sharing the port through
+//! `SO_REUSEPORT`, so that the kernel spreads connections and workers share no queue.
+//! Accepting pauses while the process has its full number of connections; the kernel's
+//! backlog holds what comes meanwhile. Accepted sockets go to `conn`.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::conn;
+use crate::worker::Worker;
+
+/// Connections the kernel completes for us before we accept them.
+const BACKLOG: i32 = 4096;
+
+/// After a failed accept (no file descriptors left, for example) the next try waits this
+/// long, or the loop would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener of a worker.
+pub struct Accepting {
+    listener: tokio::net::TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+/// An address that could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({purpose}): {reason}")]
+pub struct BindError {
+    /// What the listener is for.
+    pub purpose: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+    /// In words: the usual causes have clearer ones than the system's.
+    pub reason: String,
+}
+
+/// Binds `count` sockets to one address; with port 0 the first chooses it for all.
+///
+/// # Errors
+/// When the address is taken, by another process or a part of this one, or not ours.
+pub fn bind(
+    purpose: &'static str,
+    address: SocketAddr,
+    count: usize,
+) -> Result<(SocketAddr, Vec<TcpListener>), BindError> {
+    let fail = |error: io::Error| BindError { purpose, address, reason: explain(&error) };
+    // `SO_REUSEPORT` alone would share the port with another gateway of the same user without
+    // a word; a first socket without it finds out whether the port is free.
+    let probe = open(address, false).map_err(fail)?;
+    let chosen = probe.local_addr().map_err(fail)?.as_socket().unwrap_or(address);
+    drop(probe);
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = open(chosen, true).map_err(fail)?;
+        socket.listen(BACKLOG).map_err(fail)?;
+        sockets.push(socket.into());
+    }
+    Ok((chosen, sockets))
+}
+
+fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Lets a restarted gateway bind while old connections linger in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is already taken".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        io::ErrorKind::PermissionDenied => "not permitted (ports below 1024 need a privilege)".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Accepting {
+    /// A worker's share of a listener.
+    ///
+    /// # Errors
+    /// When the executor cannot watch the socket.
+    pub fn new(socket: TcpListener, tls: Option<Arc<ServerConfig>>) -> io::Result<Accepting> {
+        let listener = tokio::net::TcpListener::from_std(socket)?;
+        Ok(Accepting { listener, tls: tls.map(TlsAcceptor::from) })
+    }
+}
+
+/// Accepts until the drain begins, then closes the listener.
+pub async fn accept(worker: Rc<Worker>, accepting: Accepting) {
+    let drain = worker.shared.drain.clone();
+    loop {
+        tokio::select! {
+            // Cancel-safe: a permit or a connection not yet received stays where it is.
+            () = drain.cancelled() => break,
+            accepted = next(&worker, &accepting) => {
+                if !accepted {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+    // What the kernel had completed for us would be reset when the listener closes.
+    let waiting = futures::future::poll_fn(|cx| {
+        while let std::task::Poll::Ready(Ok((stream, peer))) = accepting.listener.poll_accept(cx) {
+            start(&worker, &accepting, stream, peer, None);
+        }
+        std::task::Poll::Ready(())
+    });
+    waiting.await;
+}
+
+async fn next(worker: &Rc<Worker>, accepting: &Accepting) -> bool {
+    let Ok(permit) = worker.shared.connections.clone().acquire_owned().await else {
+        return false;
+    };
+    match accepting.listener.accept().await {
+        Ok((stream, peer)) => {
+            start(worker, accepting, stream, peer, Some(permit));
+            true
+        }
+        Err(error) => {
+            // Clients that left again while queued are no news.
+            let client_left =
+                matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
+            if !client_left {
+                tracing::warn!(%error, "a connection could not be accepted");
+            }
+            client_left
+        }
+    }
+}
+
+fn start(
+    worker: &Rc<Worker>,
+    accepting: &Accepting,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: Option<tokio::sync::OwnedSemaphorePermit>,
+) {
+    let open = conn::Open::new(worker.metrics.clone(), permit);
+    let tls = accepting.tls.clone();
+    let own = worker.clone();
+    worker.tasks.spawn_local("client connection", async move {
+        conn::serve(own, stream, peer, tls, open).await;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bind;
+
+    #[tokio::test]
+    async fn a_taken_port_is_said_by_its_number() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let (address, sockets) = bind("HTTP traffic", any, 3).expect("a free port");
+        assert_eq!(sockets.len(), 3);
+        assert_ne!(address.port(), 0);
+        let error = bind("HTTPS traffic", address, 1).expect_err("the port is taken");
+        assert_eq!(
+            error.to_string(),
+            format!("cannot listen on {address} (HTTPS traffic): the port is already taken")
+        );
+    }
+}

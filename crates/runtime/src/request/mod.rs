@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The table of contents of the data plane: one request from its head to its response, every
+//! phase called in order. One snapshot is loaded, once (invariant 5); nothing here waits for
+//! the control plane (invariant 8). `conn` calls [`serve`]; what a phase does stands in its
+//! own module; where policies see bodies chunk by chunk the walk goes on in `streamed`.
+
+mod body;
+pub mod inbound;
+pub mod outbound;
+mod streamed;
+mod walk;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ferrogate_policy::{BodyNeed, Chain};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+
+use crate::access_log::Record;
+use crate::conn::Peer;
+use crate::error::{Failure, Reason};
+use crate::head::RequestParts;
+use crate::response::Draft;
+use crate::response::body::ResponseBody;
+use crate::router::CompiledRoute;
+use crate::worker::Worker;
+
+/// A request that found its route.
+struct Routed {
+    route: Arc<CompiledRoute>,
+    chain: Arc<Chain>,
+    head: RequestParts,
+    /// Path and query as the client sent them.
+    original_path: HeaderValue,
+}
+
+/// Serves one request.
+pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let in_flight = peer.activity.enter();
+    let (parts, body) = request.into_parts();
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let now = worker.shared.clock.now_micros();
+    let mut record = Box::new(Record::begin(
+        worker.log.clone(),
+        now,
+        &parts.method,
+        target,
+        parts.version,
+        &parts.headers,
+    ));
+
+    let draft = match inbound::health(parts.uri.path()) {
+        Some(health) => Draft::of_health(health, worker.shared.readiness.is_ready()),
+        None => match find(&worker, &peer, parts, &mut record) {
+            Ok(routed) if routed.streams() => {
+                return streamed::serve(worker, peer, routed, body, record, in_flight).await;
+            }
+            Ok(routed) => match walk::whole(&worker, &peer, routed, body, &mut record).await {
+                Ok(draft) => draft,
+                Err(failure) => Draft::of_failure(&failure, &mut record),
+            },
+            Err(failure) => Draft::of_failure(&failure, &mut record),
+        },
+    };
+    let mut response = draft.finish(&worker, &mut record, |source| source);
+    let source = std::mem::replace(response.body_mut(), crate::response::body::Source::Whole(None));
+    response.map(|_| ResponseBody::new(source, Some(record), in_flight))
+}
+
+/// From the request's head to its route: checks, normalisation, one look into one snapshot.
+fn find(worker: &Worker, peer: &Peer, mut parts: Parts, record: &mut Record) -> Result<Routed, Failure> {
+    let original = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let original_path = HeaderValue::try_from(original)
+        .map_err(|_| Failure::with(Reason::BadRequest, "the path has characters that must be escaped"))?;
+    let target = inbound::target(&mut parts, worker.shared.config.path)?;
+    let request_id = inbound::settle_headers(&mut parts.headers, peer.https);
+    record.request_id = request_id.into();
+
+    let snapshot = worker.shared.state.load();
+    record.position = snapshot.position;
+    let header = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+    let route = snapshot
+        .table
+        .find(&target.authority, parts.method.as_str(), target.path(), &header)
+        .ok_or(Failure::new(Reason::RouteNotFound))?;
+    let route = Arc::clone(route);
+    record.route = Some(route.clone());
+    let chain = match &route.chain {
+        Ok(chain) => chain.clone(),
+        Err(poison) => return Err(Failure::with(Reason::RoutePoisoned, poison)),
+    };
+    let head = RequestParts::new(parts.headers, parts.method, target.text, target.authority, peer.https);
+    Ok(Routed { route, chain, head, original_path })
+}
+
+impl Routed {
+    /// Whether some policy may see a body chunk by chunk.
+    fn streams(&self) -> bool {
+        self.chain.request_body_need() == BodyNeed::Streamed
+            || self.chain.response_body_need() == BodyNeed::Streamed
+    }
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The walk where policies see bodies chunk by chunk. The steps are those of `walk`; but the
+//! request's body goes through its policies while the upstream already answers, and the
+//! response's while the client already reads. So the walk is one future that hands out the
+//! response's head when it has one, and is then polled and dropped with the response's body.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use ferrogate_policy::BodyNeed;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming};
+use tokio::sync::{mpsc, oneshot};
+
+use super::walk::{Live, Walk};
+use super::{Routed, body, outbound};
+use crate::access_log::{Record, Traffic};
+use crate::conn::Peer;
+use crate::conn::io::InFlight;
+use crate::error::{Failure, Reason};
+use crate::response::body::{ResponseBody, Source, UpstreamBody, WalkBody};
+use crate::response::{self, Draft};
+use crate::upstream::body::{BodyError, ClientBody, OutgoingBody};
+use crate::worker::Worker;
+
+type Frames = mpsc::Sender<Result<Frame<Bytes>, BodyError>>;
+
+/// What the walk hands out when the response's head is there.
+enum Begun {
+    /// The response is complete, or flows without policies: the walk is over.
+    Over(Response<Source>, Box<Record>),
+    /// The walk goes on and makes the body.
+    Streaming(Response<()>),
+}
+
+/// Where the walk puts what it makes.
+struct Out {
+    begun: oneshot::Sender<Begun>,
+    frames: Frames,
+}
+
+/// Where the response's body goes from here.
+enum Onward {
+    Over(Draft),
+    Stream(Draft, UpstreamBody),
+}
+
+/// Why the request's body stopped on its way.
+type Stopped = RefCell<Option<Result<Draft, Failure>>>;
+
+/// Serves a request on a route with a policy that sees chunks.
+pub async fn serve(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    routed: Routed,
+    incoming: Incoming,
+    record: Box<Record>,
+    in_flight: InFlight,
+) -> Response<ResponseBody> {
+    let (begun, head) = oneshot::channel();
+    let (sender, frames) = mpsc::channel(1);
+    let mut walk: Pin<Box<dyn Future<Output = ()>>> =
+        Box::pin(run(worker, peer, routed, incoming, record, Out { begun, frames: sender }));
+    let mut head = pin!(head);
+    let mut running = true;
+    let begun = std::future::poll_fn(|cx| {
+        running = running && walk.as_mut().poll(cx).is_pending();
+        head.as_mut().poll(cx)
+    })
+    .await;
+    match begun {
+        Ok(Begun::Over(response, record)) => {
+            let (parts, source) = response.into_parts();
+            Response::from_parts(parts, ResponseBody::new(source, Some(record), in_flight))
+        }
+        Ok(Begun::Streaming(response)) => {
+            let source = Source::Walk(WalkBody { walk: running.then_some(walk), frames });
+            response.map(|()| ResponseBody::new(source, None, in_flight))
+        }
+        // The walk always hands out a head before it ends; a panic does not come this far.
+        Err(_) => {
+            let (answer, _) = Failure::new(Reason::Internal).answer();
+            let source = Source::Whole(Some(answer.body));
+            let mut response = Response::new(ResponseBody::new(source, None, in_flight));
+            *response.status_mut() = answer.status;
+            response
+        }
+    }
+}
+
+async fn run(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    routed: Routed,
+    incoming: Incoming,
+    mut record: Box<Record>,
+    out: Out,
+) {
+    let Routed { route, chain, head, original_path } = routed;
+    let request_id = record.request_id.clone();
+    let walk = Walk::new(&worker, &route, &chain, &original_path, &record);
+    let live = walk.live(head, &request_id, peer.address);
+    let method = live.head.current_method().clone();
+    let stopped = Stopped::default();
+    let traffic = record.traffic.clone();
+    let live = RefCell::new(live);
+    let (to_upstream, chunks) = mpsc::channel(1);
+    let incoming = RefCell::new(Some(incoming));
+    let mut pump =
+        Pump { running: false, future: pin!(pump(&walk, &live, &incoming, to_upstream, &traffic, &stopped)) };
+
+    let drafted = draft(&walk, &live, &incoming, chunks, &mut pump, &method, &mut record).await;
+    // A policy that stopped the request's body has the last word while nothing is sent yet.
+    let drafted = match stopped.take() {
+        Some(Ok(answer)) => Ok(Onward::Over(answer)),
+        Some(Err(failure)) => Err(failure),
+        None => drafted,
+    };
+    match drafted {
+        Ok(Onward::Stream(draft, upstream)) => {
+            let head =
+                crate::head::ResponseParts { status: draft.head.status, headers: draft.head.headers.clone() };
+            let response = draft.finish(&worker, &mut record, |_| ());
+            if out.begun.send(Begun::Streaming(response)).is_err() {
+                return;
+            }
+            stream(&walk, &live, head, upstream, &mut pump, &mut record, &out.frames).await;
+        }
+        Ok(Onward::Over(draft)) => over(&worker, draft, record, out.begun),
+        Err(failure) => {
+            let draft = Draft::of_failure(&failure, &mut record);
+            over(&worker, draft, record, out.begun);
+        }
+    }
+}
+
+fn over(worker: &Worker, draft: Draft, mut record: Box<Record>, begun: oneshot::Sender<Begun>) {
+    let response = draft.finish(worker, &mut record, |source| source);
+    // When nobody takes it, the client is gone and the record says so as it drops.
+    if let Err(Begun::Over(_, _) | Begun::Streaming(_)) = begun.send(Begun::Over(response, record)) {
+        tracing::trace!("the client left before its answer");
+    }
+}
+
+/// Everything up to the response's head.
+async fn draft<'a>(
+    walk: &Walk<'a>,
+    live: &RefCell<Live<'a>>,
+    incoming: &RefCell<Option<Incoming>>,
+    chunks: mpsc::Receiver<Result<Frame<Bytes>, BodyError>>,
+    pump: &mut Pump<'_, impl Future<Output = ()>>,
+    method: &Method,
+    record: &mut Record,
+) -> Result<Onward, Failure> {
+    // Nothing else holds the cell yet: the pump has not been started.
+    if let Some(answer) = ask(walk, live, record).await? {
+        return Ok(Onward::Over(answer));
+    }
+    let Some(taken) = incoming.take() else { return Err(Failure::new(Reason::Internal)) };
+    let need = walk.chain.request_body_need();
+    let stream_request = need == BodyNeed::Streamed
+        && !taken.is_end_stream()
+        && outbound::is_stream(&live.borrow().head, taken.size_hint().exact());
+    let limit = walk.worker.shared.config.limits.body_buffer_bytes;
+    let body = if stream_request {
+        incoming.replace(Some(taken));
+        live.borrow_mut().head.headers.remove(CONTENT_LENGTH);
+        pump.running = true;
+        OutgoingBody::Chunks(chunks)
+    } else if need == BodyNeed::None {
+        body::pass(taken, &record.traffic)
+    } else {
+        let mut bytes = body::gather(taken, &record.traffic, &walk.deadlines, limit).await?;
+        if let Some(answer) = walk.ask_body(&mut live.borrow_mut(), &mut bytes, true, record)? {
+            return Ok(Onward::Over(answer));
+        }
+        body::whole(bytes)
+    };
+    let outgoing = walk.outgoing(&mut live.borrow_mut(), body, record);
+    let mut draft = pump.beside(walk.reply(outgoing, record)).await?;
+    if let Some(answer) = walk.tell(&mut live.borrow_mut(), &mut draft.head, record)? {
+        return Ok(Onward::Over(answer));
+    }
+    let need = walk.chain.response_body_need();
+    if need == BodyNeed::None {
+        return Ok(Onward::Over(draft));
+    }
+    let length = match &draft.source {
+        Source::Upstream(body) => body.size().exact(),
+        Source::Whole(_) | Source::Walk(_) => Some(0),
+    };
+    let stream_response =
+        need == BodyNeed::Streamed && draft.may_have_body(method) && outbound::is_stream(&draft.head, length);
+    if stream_response
+        && let Source::Upstream(upstream) = std::mem::replace(&mut draft.source, Source::Whole(None))
+    {
+        draft.head.headers.remove(CONTENT_LENGTH);
+        return Ok(Onward::Stream(draft, upstream));
+    }
+    let bytes = pump.beside(walk.gather(&mut draft, method, record)).await?;
+    walk.tell_body(&mut live.borrow_mut(), draft, bytes, method, record).map(Onward::Over)
+}
+
+// The cell is not shared while this waits; the borrow is released before the pump starts.
+#[allow(clippy::await_holding_refcell_ref)]
+async fn ask<'a>(
+    walk: &Walk<'a>,
+    live: &RefCell<Live<'a>>,
+    record: &mut Record,
+) -> Result<Option<Draft>, Failure> {
+    walk.ask(&mut live.borrow_mut(), record).await
+}
+
+/// The response's body through its policies to the client.
+async fn stream<'a>(
+    walk: &Walk<'a>,
+    live: &RefCell<Live<'a>>,
+    mut head: crate::head::ResponseParts,
+    mut upstream: UpstreamBody,
+    pump: &mut Pump<'_, impl Future<Output = ()>>,
+    record: &mut Record,
+    frames: &Frames,
+) {
+    loop {
+        let frame = match pump.beside(response::next_frame(&mut upstream, record)).await {
+            Ok(frame) => frame,
+            Err(failure) => {
+                record.fail(&failure, None);
+                // The client learns by the broken body; nothing else can be said any more.
+                let _gone = pump.beside(frames.send(Err(BodyError::TimedOut))).await;
+                return;
+            }
+        };
+        let last = frame.is_none();
+        let (mut bytes, trailers) = match frame.map(Frame::into_data) {
+            Some(Ok(bytes)) => (bytes, None),
+            Some(Err(trailers)) => (Bytes::new(), Some(trailers)),
+            None => (Bytes::new(), None),
+        };
+        if trailers.is_none() {
+            let Live { head: request, exchange, run } = &mut *live.borrow_mut();
+            let verdict = walk.chain.response_body(request, &mut head, &mut bytes, last, exchange, run);
+            if !matches!(verdict, Ok(ferrogate_policy::Verdict::Continue)) {
+                let failure = Failure::with(Reason::PolicyFailed, "a policy stopped the response");
+                record.fail(&failure, None);
+                record.policy = run.decision().map(|decision| decision.policy);
+                bytes.clear();
+            }
+        }
+        let frame = match (record.reason, trailers) {
+            (Some(_), _) => Err(BodyError::Stopped),
+            (None, Some(trailers)) => Ok(trailers),
+            (None, None) => Ok(Frame::data(bytes)),
+        };
+        let size = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        let stop = frame.is_err() || last;
+        let empty = size == 0 && frame.as_ref().is_ok_and(Frame::is_data);
+        if !empty && pump.beside(frames.send(frame)).await.is_err() {
+            return;
+        }
+        record.traffic.sent.set(record.traffic.sent.get().saturating_add(size));
+        if stop {
+            record.complete = record.reason.is_none();
+            return;
+        }
+    }
+}
+
+/// The request's body through its policies to the upstream.
+async fn pump<'a>(
+    walk: &Walk<'a>,
+    live: &RefCell<Live<'a>>,
+    incoming: &RefCell<Option<Incoming>>,
+    to_upstream: Frames,
+    traffic: &Rc<Traffic>,
+    stopped: &Stopped,
+) {
+    let Some(incoming) = incoming.take() else { return };
+    // Complete only when the policies are through as well.
+    let own = Rc::new(Traffic::default());
+    let mut body = ClientBody::new(incoming, own.clone());
+    loop {
+        let frame = body.frame().await;
+        traffic.moved();
+        traffic.received.set(own.received.get());
+        let last = frame.is_none();
+        let (mut bytes, trailers) = match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) => (bytes, None),
+                Err(trailers) => (Bytes::new(), Some(trailers)),
+            },
+            Some(Err(error)) => {
+                traffic.request_broken.set(true);
+                let _gone = to_upstream.send(Err(error)).await;
+                return;
+            }
+            None => (Bytes::new(), None),
+        };
+        if trailers.is_none() {
+            let Live { head, exchange, run } = &mut *live.borrow_mut();
+            match walk.chain.request_body(head, &mut bytes, last, exchange, run) {
+                Ok(ferrogate_policy::Verdict::Continue) => {}
+                Ok(ferrogate_policy::Verdict::Answer(answer)) => {
+                    stopped.replace(Some(Ok(Draft::of_answer(answer))));
+                }
+                Err(failure) => {
+                    stopped.replace(Some(Err(Failure::with(Reason::PolicyFailed, failure))));
+                }
+            }
+        }
+        let frame = if stopped.borrow().is_some() {
+            Err(BodyError::Stopped)
+        } else {
+            Ok(trailers.unwrap_or_else(|| Frame::data(bytes)))
+        };
+        let stop = frame.is_err();
+        let empty = frame.as_ref().is_ok_and(|frame| frame.data_ref().is_some_and(Bytes::is_empty));
+        if (!empty && to_upstream.send(frame).await.is_err()) || stop {
+            return;
+        }
+        if last {
+            traffic.request_complete.set(true);
+            return;
+        }
+    }
+}
+
+/// The pump, polled beside whatever the walk waits for.
+struct Pump<'p, F> {
+    running: bool,
+    future: Pin<&'p mut F>,
+}
+
+impl<F: Future<Output = ()>> Pump<'_, F> {
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| {
+            if self.running {
+                self.running = self.future.as_mut().poll(cx).is_pending();
+            }
+            match work.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The phases between a route and a response, in order: request policies, body policies,
+//! upstream, response policies. Whatever fails on the way ends in the one table of
+//! [`crate::error`]. [`whole`] is the walk of nearly all requests; `streamed` takes the
+//! same steps where policies see bodies chunk by chunk.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use ferrogate_policy::chain::PolicyFailure;
+use ferrogate_policy::{BodyNeed, Chain, ChainRun, Exchange, Verdict};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request};
+use hyper::body::Incoming;
+
+use super::{Routed, body, outbound};
+use crate::access_log::Record;
+use crate::conn::Peer;
+use crate::deadline::Deadlines;
+use crate::error::{Failure, Reason};
+use crate::head::{RequestParts, ResponseParts};
+use crate::hop;
+use crate::response::body::{Source, UpstreamBody};
+use crate::response::{self, Draft};
+use crate::router::{CompiledRoute, Endpoint, Target};
+use crate::upstream::body::OutgoingBody;
+use crate::worker::Worker;
+
+/// What policies work on.
+pub struct Live<'a> {
+    /// The request's head.
+    pub head: RequestParts,
+    /// The request's own state.
+    pub exchange: Exchange<'a>,
+    /// How far the chain has come.
+    pub run: ChainRun,
+}
+
+/// What stays the same for the whole request.
+#[derive(Clone, Copy)]
+pub struct Walk<'a> {
+    /// The worker that serves it.
+    pub worker: &'a Worker,
+    /// Its route.
+    pub route: &'a CompiledRoute,
+    /// Its policies.
+    pub chain: &'a Chain,
+    /// Its deadlines.
+    pub deadlines: Deadlines,
+    /// Path and query as the client sent them.
+    pub original_path: &'a HeaderValue,
+}
+
+/// A request ready to be sent, and where to.
+pub struct Outgoing<'a> {
+    request: Request<OutgoingBody>,
+    endpoint: &'a Endpoint,
+    target: &'a Target,
+}
+
+/// The walk of a request whose bodies no policy sees chunk by chunk.
+///
+/// # Errors
+/// With what the gateway answers instead.
+pub async fn whole(
+    worker: &Worker,
+    peer: &Peer,
+    routed: Routed,
+    incoming: Incoming,
+    record: &mut Record,
+) -> Result<Draft, Failure> {
+    let Routed { route, chain, head, original_path } = routed;
+    let walk = Walk::new(worker, &route, &chain, &original_path, record);
+    let request_id = record.request_id.clone();
+    let mut live = walk.live(head, &request_id, peer.address);
+    let method = live.head.current_method().clone();
+    if let Some(answer) = walk.ask(&mut live, record).await? {
+        return Ok(answer);
+    }
+    let body = match chain.request_body_need() {
+        BodyNeed::None => body::pass(incoming, &record.traffic),
+        BodyNeed::Streamed | BodyNeed::Buffered => {
+            let limit = worker.shared.config.limits.body_buffer_bytes;
+            let mut bytes = body::gather(incoming, &record.traffic, &walk.deadlines, limit).await?;
+            if let Some(answer) = walk.ask_body(&mut live, &mut bytes, true, record)? {
+                return Ok(answer);
+            }
+            body::whole(bytes)
+        }
+    };
+    let outgoing = walk.outgoing(&mut live, body, record);
+    let mut draft = walk.reply(outgoing, record).await?;
+    if let Some(answer) = walk.tell(&mut live, &mut draft.head, record)? {
+        return Ok(answer);
+    }
+    if chain.response_body_need() != BodyNeed::None {
+        let bytes = walk.gather(&mut draft, &method, record).await?;
+        return walk.tell_body(&mut live, draft, bytes, &method, record);
+    }
+    Ok(draft)
+}
+
+impl<'a> Walk<'a> {
+    /// The deadlines begin now.
+    pub fn new(
+        worker: &'a Worker,
+        route: &'a CompiledRoute,
+        chain: &'a Chain,
+        original_path: &'a HeaderValue,
+        record: &Record,
+    ) -> Walk<'a> {
+        let whole = route.timeouts.request;
+        let deadlines = Deadlines {
+            whole: whole
+                .and_then(|limit| tokio::time::Instant::from_std(record.started()).checked_add(limit)),
+            idle: route.timeouts.idle,
+        };
+        Walk { worker, route, chain, deadlines, original_path }
+    }
+
+    /// What policies work on, at the beginning.
+    pub fn live(&self, head: RequestParts, request_id: &'a str, client: IpAddr) -> Live<'a> {
+        let now = self.worker.shared.clock.now_ms();
+        let exchange = Exchange::new(&self.route.attachment, request_id, client, now);
+        Live { head, exchange, run: ChainRun::new() }
+    }
+
+    /// The request header hooks. `Some` is a policy's answer.
+    pub async fn ask(&self, live: &mut Live<'_>, record: &mut Record) -> Result<Option<Draft>, Failure> {
+        if !self.chain.has_request() {
+            return Ok(None);
+        }
+        let Live { head, exchange, run } = live;
+        let verdict = if self.chain.has_outbound() {
+            let asked = self.chain.request_outbound(head, exchange, run);
+            self.deadlines.bound(&record.traffic, asked).await?
+        } else {
+            self.chain.request(head, exchange, run)
+        };
+        self.settle(verdict, &live.run, record)
+    }
+
+    /// The request body hooks.
+    pub fn ask_body(
+        &self,
+        live: &mut Live<'_>,
+        bytes: &mut Bytes,
+        last: bool,
+        record: &mut Record,
+    ) -> Result<Option<Draft>, Failure> {
+        let Live { head, exchange, run } = live;
+        let verdict = self.chain.request_body(head, bytes, last, exchange, run);
+        self.settle(verdict, &live.run, record)
+    }
+
+    /// The request for the upstream, with everything the policies decided.
+    pub fn outgoing(
+        &self,
+        live: &mut Live<'_>,
+        body: OutgoingBody,
+        record: &mut Record,
+    ) -> Result<Outgoing<'a>, Failure> {
+        let target = outbound::choose(self.route, live.exchange.upstream.as_deref())?;
+        let endpoint = self
+            .worker
+            .balancer
+            .pick(target)
+            .ok_or_else(|| Failure::with(Reason::UpstreamUnknown, "every target has weight 0"))?;
+        // Response policies may look at the request again.
+        let keep = self.chain.has_response() || self.chain.response_body_need() != BodyNeed::None;
+        let notes = outbound::Notes {
+            original_path: self.original_path,
+            timeout_ms: self.route.timeouts.request.map(|limit| limit.as_millis()),
+        };
+        let request = outbound::request(&mut live.head, keep, self.route, target, endpoint, &notes, body)?;
+        record.note_upstream(endpoint, request.uri());
+        Ok(Outgoing { request, endpoint, target })
+    }
+
+    /// The upstream's response, or what stands in for it.
+    pub async fn reply(
+        &self,
+        outgoing: Result<Outgoing<'a>, Failure>,
+        record: &mut Record,
+    ) -> Result<Draft, Failure> {
+        let sent = match outgoing {
+            Ok(outgoing) => self.send(outgoing, record).await,
+            Err(failure) => Err(failure),
+        };
+        match sent {
+            Ok(draft) => Ok(draft),
+            Err(failure) if failure.reason.stands_for_upstream() => Ok(Draft::of_failure(&failure, record)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn send(&self, outgoing: Outgoing<'a>, record: &mut Record) -> Result<Draft, Failure> {
+        let Outgoing { request, endpoint, target } = outgoing;
+        let asked = Instant::now();
+        let reply = self
+            .worker
+            .upstreams
+            .send(request, endpoint, target.connect_timeout, &self.deadlines, &record.traffic)
+            .await?;
+        let took = asked.elapsed();
+        record.upstream_time = Some(took);
+        record.traffic.moved();
+        let (parts, incoming) = reply.response.into_parts();
+        let mut headers = parts.headers;
+        hop::strip(&mut headers);
+        response::note_service_time(&mut headers, took);
+        let body = UpstreamBody::new(incoming, reply.lease, self.deadlines);
+        Ok(Draft { head: ResponseParts { status: parts.status, headers }, source: Source::Upstream(body) })
+    }
+
+    /// The response header hooks.
+    pub fn tell(
+        &self,
+        live: &mut Live<'_>,
+        head: &mut ResponseParts,
+        record: &mut Record,
+    ) -> Result<Option<Draft>, Failure> {
+        if !self.chain.has_response() {
+            return Ok(None);
+        }
+        let Live { head: request, exchange, run } = live;
+        let verdict = self.chain.response(request, head, exchange, run);
+        self.settle(verdict, &live.run, record)
+    }
+
+    /// The response's body in memory.
+    pub async fn gather(
+        &self,
+        draft: &mut Draft,
+        method: &Method,
+        record: &mut Record,
+    ) -> Result<Bytes, Failure> {
+        if !draft.may_have_body(method) {
+            return Ok(Bytes::new());
+        }
+        match &mut draft.source {
+            Source::Whole(bytes) => Ok(bytes.take().unwrap_or_default()),
+            Source::Upstream(body) => {
+                response::gather(body, record, self.worker.shared.config.limits.body_buffer_bytes).await
+            }
+            Source::Walk(_) => Ok(Bytes::new()),
+        }
+    }
+
+    /// The response body hooks over the whole body.
+    pub fn tell_body(
+        &self,
+        live: &mut Live<'_>,
+        mut draft: Draft,
+        mut bytes: Bytes,
+        method: &Method,
+        record: &mut Record,
+    ) -> Result<Draft, Failure> {
+        let Live { head, exchange, run } = live;
+        let verdict = self.chain.response_body(head, &mut draft.head, &mut bytes, true, exchange, run);
+        if let Some(answer) = self.settle(verdict, &live.run, record)? {
+            return Ok(answer);
+        }
+        if draft.may_have_body(method) {
+            // The codec writes the length of what is really sent.
+            draft.head.headers.remove(CONTENT_LENGTH);
+            draft.source = Source::Whole(Some(bytes));
+        }
+        Ok(draft)
+    }
+
+    /// A verdict's consequence, noted in the record.
+    fn settle(
+        &self,
+        verdict: Result<Verdict, PolicyFailure>,
+        run: &ChainRun,
+        record: &mut Record,
+    ) -> Result<Option<Draft>, Failure> {
+        match verdict {
+            Ok(Verdict::Continue) => Ok(None),
+            Ok(Verdict::Answer(answer)) => {
+                record.policy = run.decision().map(|decision| decision.policy);
+                self.worker.metrics.short_circuits.one();
+                Ok(Some(Draft::of_answer(answer)))
+            }
+            Err(failure) => {
+                record.policy = Some(failure.policy);
+                Err(Failure::with(Reason::PolicyFailed, &failure))
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The response as the client receives it: the upstream's, a policy's or the gateway's own,
+//! with the headers of contract 4.5. It buffers a body only for policies that need it whole.
+//! `request` calls it last; the body then travels on its own.
+
+pub mod body;
+
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ferrogate_policy::Answer;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SERVER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use hyper::body::Frame;
+
+use self::body::{Source, UpstreamBody};
+use crate::access_log::Record;
+use crate::config::ServerHeaderMode;
+use crate::error::{Failure, Reason};
+use crate::head::ResponseParts;
+use crate::request::inbound::Health;
+use crate::worker::Worker;
+
+/// How long the upstream took, told to the client.
+const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// A response whose body is not yet tied to its request's end.
+pub struct Draft {
+    /// Status and headers.
+    pub head: ResponseParts,
+    /// The body.
+    pub source: Source,
+}
+
+impl Draft {
+    /// A policy's answer.
+    #[must_use]
+    pub fn of_answer(answer: Answer) -> Draft {
+        let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
+        for (name, value) in answer.headers {
+            headers.append(name, value);
+        }
+        // The codec writes the length of what is really sent.
+        headers.remove(CONTENT_LENGTH);
+        Draft {
+            head: ResponseParts { status: answer.status, headers },
+            source: Source::Whole(Some(answer.body)),
+        }
+    }
+
+    /// The gateway's own answer to a failure; the record learns of it.
+    #[must_use]
+    pub fn of_failure(failure: &Failure, record: &mut Record) -> Draft {
+        let (answer, error_id) = failure.answer();
+        record.fail(failure, error_id);
+        let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
+        for (name, value) in answer.headers {
+            headers.append(name, value);
+        }
+        Draft {
+            head: ResponseParts { status: answer.status, headers },
+            source: Source::Whole(Some(answer.body)),
+        }
+    }
+
+    /// The answer of the health namespace (contract 1.7).
+    #[must_use]
+    pub fn of_health(health: Health, ready: bool) -> Draft {
+        let (status, body) = match (health, ready) {
+            (Health::Healthy, _) => (StatusCode::OK, &b"{\"status\":\"healthy\"}"[..]),
+            (Health::Ready, true) => (StatusCode::OK, &b"{\"status\":\"ready\"}"[..]),
+            // A load balancer must not send traffic to a gateway without routes.
+            (Health::Ready, false) => (StatusCode::SERVICE_UNAVAILABLE, &b"{\"status\":\"not ready\"}"[..]),
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Draft {
+            head: ResponseParts { status, headers },
+            source: Source::Whole(Some(Bytes::from_static(body))),
+        }
+    }
+
+    /// Whether the response has a body by its status and the request's method (RFC 9110, 6.4.1).
+    #[must_use]
+    pub fn may_have_body(&self, method: &Method) -> bool {
+        let status = self.head.status;
+        *method != Method::HEAD
+            && !status.is_informational()
+            && status != StatusCode::NO_CONTENT
+            && status != StatusCode::NOT_MODIFIED
+    }
+
+    /// The finished response.
+    #[must_use]
+    pub fn finish<B>(
+        mut self,
+        worker: &Worker,
+        record: &mut Record,
+        wrap: impl FnOnce(Source) -> B,
+    ) -> Response<B> {
+        if let Some(value) = &worker.server_header {
+            let keep = worker.shared.config.server_header.mode == ServerHeaderMode::AppendIfAbsent
+                && self.head.headers.contains_key(SERVER);
+            if !keep {
+                self.head.headers.insert(SERVER, value.clone());
+            }
+        }
+        record.status = Some(self.head.status);
+        let mut response = Response::new(wrap(self.source));
+        *response.status_mut() = self.head.status;
+        *response.headers_mut() = self.head.headers;
+        response
+    }
+}
+
+/// Notes how long the upstream took, for the client.
+pub fn note_service_time(headers: &mut HeaderMap, took: Duration) {
+    let mut digits = itoa::Buffer::new();
+    if let Ok(value) = HeaderValue::from_str(digits.format(took.as_millis())) {
+        headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, value);
+    }
+}
+
+/// Reads a body whole, up to the limit.
+///
+/// # Errors
+/// When it is longer, breaks off or takes too long.
+pub async fn gather(body: &mut UpstreamBody, record: &mut Record, limit: usize) -> Result<Bytes, Failure> {
+    let mut gathered = BytesMut::new();
+    while let Some(frame) = next_frame(body, record).await? {
+        if let Ok(data) = frame.into_data() {
+            if gathered.len().saturating_add(data.len()) > limit {
+                return Err(Failure::with(Reason::ResponseBodyTooLarge, format!("more than {limit} bytes")));
+            }
+            gathered.extend_from_slice(&data);
+        }
+    }
+    Ok(gathered.freeze())
+}
+
+/// The next frame of an upstream's body.
+///
+/// # Errors
+/// When it breaks off or takes too long.
+pub async fn next_frame(
+    body: &mut UpstreamBody,
+    record: &mut Record,
+) -> Result<Option<Frame<Bytes>>, Failure> {
+    let frame = std::future::poll_fn(|cx| match body.poll_next(record, cx) {
+        Poll::Ready(frame) => Poll::Ready(frame),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    match frame {
+        None => Ok(None),
+        Some(Ok(frame)) => Ok(Some(frame)),
+        Some(Err(error)) => Err(Failure::with(record.reason.take().unwrap_or(Reason::UpstreamReset), error)),
+    }
+}

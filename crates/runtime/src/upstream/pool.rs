@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One worker's kept connections to upstreams, last in first out so that the warmest is
+//! used and the surplus grows old and is closed. No lock: a pool belongs to one thread.
+//! `upstream::send` takes connections, the response body gives them back when both
+//! directions are through.
+
+use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ferrogate_model::kinds::rest_api::Scheme;
+use hyper::client::conn::http1::SendRequest;
+
+use super::body::OutgoingBody;
+use crate::access_log::Traffic;
+use crate::router::Endpoint;
+
+/// The limits of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolLimits {
+    /// Idle connections per endpoint; the oldest makes room.
+    pub max_idle: usize,
+    /// Idle for longer: closed.
+    pub idle_timeout: Duration,
+    /// Older than this: not used again.
+    pub max_age: Duration,
+}
+
+/// The pool.
+pub struct Pool {
+    limits: PoolLimits,
+    idle: RefCell<HashMap<Key, VecDeque<Idle>, foldhash::fast::RandomState>>,
+}
+
+/// A connection in use; dropping it closes the connection.
+pub struct Lease {
+    /// Sends requests.
+    pub sender: SendRequest<OutgoingBody>,
+    key: Rc<Endpoint>,
+    opened: Instant,
+    pool: Rc<Pool>,
+}
+
+struct Idle {
+    sender: SendRequest<OutgoingBody>,
+    key: Rc<Endpoint>,
+    opened: Instant,
+    since: Instant,
+}
+
+/// What tells two targets apart. Owned in the map, borrowed from the route at lookup.
+struct Key(Rc<Endpoint>);
+
+trait Address {
+    fn address(&self) -> (Scheme, &str, u16);
+}
+
+impl Address for Key {
+    fn address(&self) -> (Scheme, &str, u16) {
+        self.0.address()
+    }
+}
+
+impl Address for Endpoint {
+    fn address(&self) -> (Scheme, &str, u16) {
+        (self.scheme, &self.host, self.port)
+    }
+}
+
+impl<'a> Borrow<dyn Address + 'a> for Key {
+    fn borrow(&self) -> &(dyn Address + 'a) {
+        self
+    }
+}
+
+impl Hash for dyn Address + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address().hash(state);
+    }
+}
+
+impl PartialEq for dyn Address + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.address() == other.address()
+    }
+}
+
+impl Eq for dyn Address + '_ {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address().hash(state);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.address() == other.address()
+    }
+}
+
+impl Eq for Key {}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(limits: PoolLimits) -> Rc<Pool> {
+        Rc::new(Pool { limits, idle: RefCell::default() })
+    }
+
+    /// The warmest usable connection to this endpoint. What is found dead is dropped.
+    pub fn take(self: &Rc<Pool>, endpoint: &Endpoint) -> Option<Lease> {
+        let address: &dyn Address = endpoint;
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(address)?;
+        let now = Instant::now();
+        while let Some(candidate) = kept.pop_back() {
+            if !candidate.sender.is_closed() && self.usable(&candidate, now) {
+                let Idle { sender, key, opened, since: _ } = candidate;
+                return Some(Lease { sender, key, opened, pool: self.clone() });
+            }
+        }
+        None
+    }
+
+    /// A connection just made.
+    pub fn lease(self: &Rc<Pool>, endpoint: &Endpoint, sender: SendRequest<OutgoingBody>) -> Lease {
+        Lease { sender, key: Rc::new(endpoint.clone()), opened: Instant::now(), pool: self.clone() }
+    }
+
+    /// Drops what is dead or too old. Called now and then by the worker, so that a pool of
+    /// an endpoint that is no longer asked does not keep its connections.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|idle| !idle.sender.is_closed() && self.usable(idle, now));
+            !kept.is_empty()
+        });
+    }
+
+    fn usable(&self, idle: &Idle, now: Instant) -> bool {
+        now.duration_since(idle.since) < self.limits.idle_timeout
+            && now.duration_since(idle.opened) < self.limits.max_age
+    }
+}
+
+impl Lease {
+    /// Keeps the connection for the next request, if this one is through in both directions.
+    pub fn give_back(self, traffic: &Traffic) {
+        // An upstream may answer before it has read the request; the rest of that request
+        // would be the next one's beginning.
+        if !traffic.request_complete.get() || self.sender.is_closed() {
+            return;
+        }
+        let Lease { sender, key, opened, pool } = self;
+        let mut idle = pool.idle.borrow_mut();
+        let kept = idle.entry(Key(key.clone())).or_default();
+        if kept.len() >= pool.limits.max_idle {
+            kept.pop_front();
+        }
+        if pool.limits.max_idle > 0 {
+            kept.push_back(Idle { sender, key, opened, since: Instant::now() });
+        }
+    }
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One worker: a thread with its own executor, listeners, upstream connections, resolver
+//! and counters, sharing nothing hot with the others but the snapshot. It serves until it
+//! is told to drain, then finishes what is in flight until it is told to stop. `run` starts
+//! the threads; `listener` feeds the worker connections; `request` uses what it holds.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrogate_base::clock::Clock;
+use ferrogate_base::readiness::Readiness;
+use ferrogate_base::tasks::Tasks;
+use http::HeaderValue;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::access_log::{Blocks, FLUSH_INTERVAL, WorkerLog};
+use crate::config::{Config, ServerHeaderMode};
+use crate::dns::Dns;
+use crate::listener::{self, Accepting};
+use crate::metrics::WorkerMetrics;
+use crate::state::State;
+use crate::upstream::Upstreams;
+use crate::upstream::balance::Balancer;
+use crate::upstream::connect::Connector;
+use crate::upstream::pool::{Pool, PoolLimits};
+
+/// How often kept upstream connections are looked over.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What every worker shares.
+#[derive(Clone)]
+pub struct Shared {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// What is served.
+    pub state: Arc<State>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the process wants traffic.
+    pub readiness: Readiness,
+    /// TLS towards clients.
+    pub server_tls: Option<Arc<ServerConfig>>,
+    /// TLS towards upstreams.
+    pub client_tls: Arc<ClientConfig>,
+    /// One permit per client connection of the process.
+    pub connections: Arc<Semaphore>,
+    /// Take nothing new, finish the rest.
+    pub drain: CancellationToken,
+    /// Stop now.
+    pub stop: CancellationToken,
+}
+
+/// A worker's listening sockets, already bound.
+pub struct Sockets {
+    /// Plain HTTP.
+    pub http: Option<std::net::TcpListener>,
+    /// TLS.
+    pub https: Option<std::net::TcpListener>,
+}
+
+/// What the request walk uses.
+pub struct Worker {
+    /// What every worker shares.
+    pub shared: Shared,
+    /// The way to the upstreams.
+    pub upstreams: Upstreams,
+    /// Whose turn it is.
+    pub balancer: Balancer,
+    /// Where finished requests go.
+    pub log: Rc<WorkerLog>,
+    /// This worker's counts.
+    pub metrics: Arc<WorkerMetrics>,
+    /// The worker's tasks: client and upstream connections.
+    pub tasks: Tasks,
+    /// Our `server` value, unless the upstream's passes.
+    pub server_header: Option<HeaderValue>,
+}
+
+/// Serves on this thread until stopped.
+///
+/// # Errors
+/// When the executor or a socket cannot be set up.
+pub fn run(shared: Shared, sockets: Sockets, blocks: Blocks, metrics: Arc<WorkerMetrics>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, serve(shared, sockets, blocks, metrics))
+}
+
+async fn serve(
+    shared: Shared,
+    sockets: Sockets,
+    blocks: Blocks,
+    metrics: Arc<WorkerMetrics>,
+) -> io::Result<()> {
+    let tasks = Tasks::new();
+    let worker = Rc::new(Worker::new(shared, blocks, metrics, tasks.clone()));
+    let mut accepting = Vec::new();
+    for (socket, tls) in [(sockets.http, None), (sockets.https, worker.shared.server_tls.clone())] {
+        if let Some(socket) = socket {
+            accepting.push(Accepting::new(socket, tls)?);
+        }
+    }
+    let housekeeping = worker.clone();
+    tasks.spawn_local("housekeeping", async move { housekeeping.keep_house().await });
+    let accepts = accepting.into_iter().map(|socket| listener::accept(worker.clone(), socket));
+    let served = async {
+        futures::future::join_all(accepts).await;
+        // Draining: the listeners are closed, the connections finish.
+        worker.drained().await;
+    };
+    tokio::select! {
+        // Dropping it ends accepting; connections are tasks of their own.
+        () = served => {}
+        () = worker.shared.stop.cancelled() => {}
+    }
+    let stop = worker.shared.stop.clone();
+    // The other workers may still be draining, but this one has nothing left to wait for.
+    let _report =
+        tasks.shutdown(if stop.is_cancelled() { Duration::ZERO } else { Duration::from_secs(1) }).await;
+    worker.log.flush();
+    Ok(())
+}
+
+impl Worker {
+    fn new(shared: Shared, blocks: Blocks, metrics: Arc<WorkerMetrics>, tasks: Tasks) -> Worker {
+        let upstream = &shared.config.upstream;
+        let pool = Pool::new(PoolLimits {
+            max_idle: upstream.max_idle_per_target,
+            idle_timeout: upstream.pool_idle_timeout,
+            max_age: upstream.pool_max_age,
+        });
+        let connector = Connector::new(Dns::from_system(), shared.client_tls.clone(), tasks.clone());
+        let server = &shared.config.server_header;
+        let server_header = match server.mode {
+            ServerHeaderMode::PassThrough => None,
+            // `config` checked that the value can stand in a header.
+            ServerHeaderMode::Overwrite | ServerHeaderMode::AppendIfAbsent => {
+                HeaderValue::try_from(server.value.as_str()).ok()
+            }
+        };
+        Worker {
+            upstreams: Upstreams { pool, connector, metrics: metrics.clone() },
+            balancer: Balancer::default(),
+            log: Rc::new(WorkerLog::new(blocks, metrics.clone())),
+            metrics,
+            tasks,
+            server_header,
+            shared,
+        }
+    }
+
+    async fn keep_house(&self) {
+        let token = self.tasks.token();
+        let mut flush = tokio::time::interval(FLUSH_INTERVAL);
+        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                // Both arms only wait.
+                () = token.cancelled() => return,
+                now = flush.tick() => {
+                    self.log.flush();
+                    if now.duration_since(swept) >= SWEEP_INTERVAL {
+                        swept = now;
+                        self.upstreams.pool.sweep();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until no client connection of this worker is left.
+    async fn drained(&self) {
+        let open = || self.metrics.connections_opened.get() != self.metrics.connections_closed.get();
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        while open() {
+            tick.tick().await;
+        }
+    }
+}
