@@ -14,6 +14,7 @@ pub mod lease;
 mod migrate;
 pub mod open;
 mod plan;
+mod postgres;
 mod read;
 mod ready;
 mod rows;

@@ -4,12 +4,15 @@
 //! the schema is brought up to date on the first call that reaches it.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_model::GatewayId;
+use sqlx::postgres::PgConnectOptions;
 
 use crate::Store;
+use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
 
 /// How a store is opened.
@@ -61,7 +64,8 @@ pub fn open(url: &str, gateway: &GatewayId, options: &Options) -> Result<Arc<dyn
         return Ok(Arc::new(SqliteStore::open(sqlite_path(path)?, gateway.clone(), options.clone())));
     }
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Err(OpenError::Malformed);
+        let connect = PgConnectOptions::from_str(url).map_err(|_| OpenError::Malformed)?;
+        return Ok(Arc::new(PostgresStore::open(connect, gateway.clone(), options.clone())));
     }
     Err(OpenError::UnknownScheme)
 }

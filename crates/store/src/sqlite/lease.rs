@@ -42,7 +42,7 @@ impl SqliteStore {
             sqlx::query(RENEW_RUNTIME)
                 .bind(self.gateway.as_str())
                 .bind(runtime.id.as_str())
-                .bind(runtime.controller.as_str())
+                .bind(controller.id.as_str())
                 .bind(runtime.connected)
                 .bind(to_report(runtime)?)
                 .bind(now)

@@ -123,7 +123,6 @@ impl SqliteStore {
 
     /// A transaction that sees one state of the database throughout, and the head in it.
     async fn begin_read(&self) -> Result<(Transaction<'static, Sqlite>, Head), StoreError> {
-        self.ready().await?;
         for _ in 0..NEW_EPOCH_ATTEMPTS {
             let seen = self.history.seen();
             let mut tx = self.pool.begin().await?;
