@@ -5,6 +5,25 @@
 //! handed in when it starts.
 
 // The state side: what is served.
+pub mod lkg;
 pub mod prepare;
 pub mod router;
 pub mod state;
+pub mod sync;
+
+// The proxy side: how it is served.
+pub mod access_log;
+pub mod config;
+pub mod conn;
+pub mod deadline;
+pub mod dns;
+pub mod error;
+pub mod head;
+pub mod hop;
+pub mod listener;
+pub mod metrics;
+pub mod request;
+pub mod response;
+pub mod tls;
+pub mod upstream;
+pub mod worker;

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The key that seals the last-known-good file: made on first use, beside the file but
+//! not in it, or given by the operator in a file of their own. 64 hexadecimal digits.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use super::LkgError;
+use super::seal::MasterKey;
+
+/// The operator's key.
+pub(super) fn configured(path: &Path) -> Result<MasterKey, LkgError> {
+    read(path)?.ok_or_else(|| LkgError::Key(path.to_owned(), "the file does not exist".to_owned()))
+}
+
+/// The key in the data directory, made when there is none.
+pub(super) fn own(path: &Path) -> Result<MasterKey, LkgError> {
+    if let Some(key) = read(path)? {
+        return Ok(key);
+    }
+    let mut bytes = [0; 32];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| LkgError::Key(path.to_owned(), "no random numbers are available".to_owned()))?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).chain(["\n".to_owned()]).collect();
+    write_new(path, text.as_bytes()).map_err(|error| LkgError::Io(path.to_owned(), error))?;
+    Ok(MasterKey::new(bytes))
+}
+
+/// Through a second name, so that a crash leaves a whole key or none.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("key.tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    super::file::sync_parent(path)
+}
+
+fn read(path: &Path) -> Result<Option<MasterKey>, LkgError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(LkgError::Io(path.to_owned(), error)),
+    };
+    let mode = fs::metadata(path).map_err(|error| LkgError::Io(path.to_owned(), error))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "the last-known-good key can be read by others; it should have mode 0600");
+    }
+    let bytes = parse(text.trim())
+        .ok_or_else(|| LkgError::Key(path.to_owned(), "it must hold 64 hexadecimal digits".to_owned()))?;
+    Ok(Some(MasterKey::new(bytes)))
+}
+
+fn parse(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a resource to what serves: decode, expand routes, resolve targets, compile
+//! chains. All of it happens here, before the swap and off the hot path, and is pure:
+//! equal resources prepare equally on every runtime. What cannot be decoded is a reject
+//! and changes nothing (invariant 6); what decodes but points nowhere or does not compile
+//! becomes routes that answer a fixed 500 (invariant 7). [`crate::sync`] calls it.
+
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use ferrogate_model::kinds::rest_api::{HostRewrite, Operation, RestApi};
+use ferrogate_model::kinds::Artifact;
+use ferrogate_model::route::{Route, expand};
+use ferrogate_model::{Digest, Resource, ResourceName, Revision};
+use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
+
+use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts};
+use crate::state::{HeldArtifact, Refused};
+
+/// The deepest path a route may have. Looking a path up takes one step of the stack for
+/// each of a pattern's segments.
+pub const MAX_SEGMENTS: usize = 256;
+
+/// What an artifact is prepared with; the same for all artifacts of a process.
+pub struct Compiler {
+    registry: Arc<Registry>,
+    services: Services,
+    defaults: Timeouts,
+}
+
+/// What is the same for all routes of one artifact.
+struct Shared<'a> {
+    api: &'a RestApi,
+    name: &'a ResourceName,
+    version: Revision,
+    definitions: Arc<BTreeMap<String, Arc<Target>>>,
+    main: Slot,
+    sandbox: Slot,
+    empty_chain: Arc<Chain>,
+}
+
+/// One of an API's two upstreams.
+struct Slot {
+    target: Arc<Target>,
+    host_rewrite: HostRewrite,
+    fault: Option<Poison>,
+}
+
+impl Compiler {
+    /// A compiler for these policies and these time limits, which routes inherit.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, services: Services, defaults: Timeouts) -> Compiler {
+        Compiler { registry, services, defaults }
+    }
+
+    /// Prepares one resource.
+    ///
+    /// # Errors
+    /// When the payload is not an artifact this version understands, or one of its routes
+    /// cannot stand in the table.
+    pub fn prepare(&self, resource: &Resource) -> Result<HeldArtifact, Refused> {
+        let refuse = |reason: String| Refused {
+            version: resource.version,
+            contribution: Digest::of_resource(resource),
+            reason,
+        };
+        // Decoding and compiling run code of many authors over foreign data. A panic in it is a
+        // bug; it must cost the one artifact and not the runtime's configuration stream.
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.routes(resource)));
+        let routes = match prepared {
+            Ok(routes) => routes.map_err(refuse)?,
+            Err(_) => return Err(refuse("the runtime failed while it prepared the artifact".to_owned())),
+        };
+        Ok(HeldArtifact {
+            version: resource.version,
+            contribution: Digest::of_resource(resource),
+            payload: resource.payload.clone(),
+            poisoned: routes.iter().filter(|entry| entry.route.poison().is_some()).count(),
+            routes,
+        })
+    }
+
+    fn routes(&self, resource: &Resource) -> Result<Vec<Arc<Entry<CompiledRoute>>>, String> {
+        let artifact = Artifact::from_payload(resource.name.kind, &resource.payload).map_err(|e| e.to_string())?;
+        if artifact.name() != resource.name {
+            return Err(format!("the payload is of {}", artifact.name()));
+        }
+        match artifact {
+            Artifact::RestApi(api) => self.rest_api(&api, resource),
+        }
+    }
+
+    fn rest_api(&self, api: &RestApi, resource: &Resource) -> Result<Vec<Arc<Entry<CompiledRoute>>>, String> {
+        let connect = self.defaults.connect;
+        let definitions = Arc::new(targets::definitions(api, connect));
+        let shared = Shared {
+            main: targets::slot(Some(&api.main), "main", &definitions, connect),
+            sandbox: targets::slot(api.sandbox.as_ref(), "sandbox", &definitions, connect),
+            api,
+            name: &resource.name,
+            version: resource.version,
+            definitions,
+            empty_chain: Arc::default(),
+        };
+        let mut hosts = BTreeSet::<Arc<str>>::new();
+        let mut entries = Vec::new();
+        for route in expand(api) {
+            if route.path.segments.len() > MAX_SEGMENTS {
+                return Err(format!("{}: a path has at most {MAX_SEGMENTS} segments", route.name()));
+            }
+            let host = hosts.get(route.host.as_str()).cloned().unwrap_or_else(|| {
+                let host: Arc<str> = route.host.as_str().into();
+                hosts.insert(Arc::clone(&host));
+                host
+            });
+            let compiled = Arc::new(self.route(&shared, &route, Arc::clone(&host))?);
+            let entry = Entry::try_new(&route, host, resource.name.clone(), compiled)
+                .map_err(|error| format!("{}: {error}", route.name()))?;
+            entries.push(Arc::new(entry));
+        }
+        Ok(entries)
+    }
+
+    fn route(&self, shared: &Shared<'_>, route: &Route, vhost: Arc<str>) -> Result<CompiledRoute, String> {
+        let api = shared.api;
+        let Some(operation) = api.operations.get(route.operation) else {
+            return Err(format!("{}: the operation does not exist", route.name()));
+        };
+        let name = route.name();
+        let attachment = Attachment::of(api, operation, name.clone());
+        let slot = if route.sandbox { &shared.sandbox } else { &shared.main };
+        let chain = match &slot.fault {
+            Some(poison) => Err(poison.clone()),
+            None => self.chain(shared, route.operation, operation, &attachment),
+        };
+        let limits = operation.resilience.or(api.resilience);
+        Ok(CompiledRoute {
+            vhost,
+            sandbox: route.sandbox,
+            attachment,
+            artifact: shared.name.clone(),
+            version: shared.version,
+            chain,
+            rewrite: Rewrite::new(&api.context, &operation.path),
+            definitions: Arc::clone(&shared.definitions),
+            host_rewrite: slot.host_rewrite,
+            timeouts: Timeouts {
+                request: limits.timeout.map_or(self.defaults.request, targets::unless_zero),
+                idle: limits.idle_timeout.map_or(self.defaults.idle, targets::unless_zero),
+                connect: slot.target.connect_timeout,
+            },
+            target: Arc::clone(&slot.target),
+            name,
+        })
+    }
+
+    fn chain(
+        &self,
+        shared: &Shared<'_>,
+        index: usize,
+        operation: &Operation,
+        attachment: &Attachment,
+    ) -> Result<Arc<Chain>, Poison> {
+        let (outer, inner) = (&shared.api.policies, &operation.policies);
+        if outer.is_empty() && inner.is_empty() {
+            return Ok(Arc::clone(&shared.empty_chain));
+        }
+        for spec in outer.iter().chain(inner) {
+            if let Err(error) = self.registry.resolve(&spec.name, spec.version.as_deref()) {
+                return Err(Poison { reason: PoisonReason::UnknownPolicy, detail: error.to_string() });
+            }
+        }
+        let prefixes = PathPrefixes::of_operation(index);
+        // Caught here and not only around the whole artifact, so that a policy that panics
+        // costs its own routes.
+        let compiled = catch_unwind(AssertUnwindSafe(|| {
+            Chain::compile(outer, inner, attachment, &self.registry, &self.services, &prefixes)
+        }));
+        let broken = |detail: String| Poison { reason: PoisonReason::BrokenChain, detail };
+        match compiled {
+            Ok(Ok(chain)) => Ok(Arc::new(chain)),
+            Ok(Err(violations)) => Err(broken(violations.to_string())),
+            Err(_) => Err(broken("a policy panicked while it was compiled".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From one snapshot and an update to the next snapshot: pure, and in proportion to the
+//! update. A refused resource keeps its last good version and its siblings apply
+//! (invariant 6); an update that would not leave exactly the set its sender holds, or
+//! that would go back, changes nothing (invariants 3 and 4).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ferrogate_model::{Digest, Position, Reject, ResourceName};
+use ferrogate_xds::Update;
+
+use crate::lkg::{Change, Contents};
+use crate::prepare::Compiler;
+use crate::state::Snapshot;
+
+/// The next snapshot and how it came about.
+pub(super) struct Built {
+    pub snapshot: Snapshot,
+    /// What is different, for the last-known-good file.
+    pub change: Change,
+    /// Refused in this update.
+    pub rejects: Vec<Reject>,
+}
+
+/// An update that does not fit what is held: everything must be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Misfit {
+    /// It would go back.
+    #[error("the update leads back from {held} to {offered}")]
+    Back { held: Position, offered: Position },
+    /// A part of another history says nothing about the rest.
+    #[error("the update of {offered} is not the whole set, but {held} is another epoch")]
+    Epoch { held: Position, offered: Position },
+    /// The result is not the set the sender holds.
+    #[error("the set at {at} has the digest {found}, the controller's has {expected}")]
+    Digest { at: Position, expected: Digest, found: Digest },
+}
+
+/// Applies an update to a snapshot.
+pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) -> Result<Built, Misfit> {
+    let (held, offered) = (current.position, update.position);
+    if offered < held {
+        return Err(Misfit::Back { held, offered });
+    }
+    if !update.full && offered.epoch != held.epoch && held != Position::default() {
+        return Err(Misfit::Epoch { held, offered });
+    }
+    let mut built = Built { snapshot: current.clone(), change: Change::default(), rejects: Vec::new() };
+    let next = &mut built.snapshot;
+    next.sequence += 1;
+    next.position = offered;
+    for name in gone(current, update) {
+        if next.delivered(&name).is_some() {
+            next.remove(&name);
+            built.change.removes.push(name);
+        }
+    }
+    for resource in &update.upserts {
+        let contribution = Digest::of_resource(resource);
+        let same = next.artifacts.get(&resource.name).is_some_and(|held| held.contribution == contribution);
+        if same && !next.refused.contains_key(&resource.name) {
+            continue;
+        }
+        match compiler.prepare(resource) {
+            Ok(artifact) => {
+                let collisions = next.put(resource.name.clone(), Arc::new(artifact));
+                if collisions > 0 {
+                    tracing::error!(
+                        artifact = %resource.name, collisions,
+                        "another artifact has routes for the same requests; the first by name answers them"
+                    );
+                }
+                built.change.upserts.push(resource.clone());
+            }
+            Err(refused) => {
+                tracing::warn!(
+                    artifact = %resource.name, version = %refused.version, reason = refused.reason,
+                    "an artifact was refused; its last good version, if any, keeps serving"
+                );
+                built.rejects.push(refused.report(&resource.name));
+                next.refuse(resource.name.clone(), Arc::new(refused.clone()));
+                built.change.refused.push((resource.name.clone(), refused));
+            }
+        }
+    }
+    if next.digest != update.digest {
+        return Err(Misfit::Digest { at: offered, expected: update.digest, found: next.digest });
+    }
+    Ok(built)
+}
+
+/// The snapshot that last-known-good contents stand for. What this binary refuses although
+/// an earlier one took it is left out and reported, so that a controller sends it again.
+pub(super) fn restore(compiler: &Compiler, contents: Contents) -> Snapshot {
+    let mut snapshot = Snapshot { position: contents.mark.position, ..Snapshot::default() };
+    for (name, resource) in contents.resources {
+        match compiler.prepare(&resource) {
+            Ok(artifact) => {
+                snapshot.put(name, Arc::new(artifact));
+            }
+            Err(refused) => {
+                tracing::error!(artifact = %name, reason = refused.reason, "a stored artifact is refused");
+                snapshot.refuse(name, Arc::new(refused));
+            }
+        }
+    }
+    for (name, refused) in contents.refused {
+        snapshot.refuse(name, Arc::new(refused));
+    }
+    if snapshot.digest != contents.mark.digest {
+        // The set is authentic, so this is a fault of ours; stating the digest of what is
+        // really held makes the controller send everything.
+        tracing::error!(position = %snapshot.position, "the last-known-good set does not have its stated digest");
+    }
+    snapshot
+}
+
+/// The names an update removes.
+fn gone(current: &Snapshot, update: &Update) -> Vec<ResourceName> {
+    if !update.full {
+        return update.removes.clone();
+    }
+    let kept: BTreeSet<&ResourceName> = update.upserts.iter().map(|resource| &resource.name).collect();
+    let held: BTreeSet<&ResourceName> = current.artifacts.keys().chain(current.refused.keys()).collect();
+    held.difference(&kept).map(|name| (*name).clone()).collect()
+}
