@@ -5,8 +5,17 @@
 //! and TLS. It knows resources and positions; it never knows SQL, REST or proxying.
 #![warn(missing_docs)]
 
+pub mod capabilities;
 pub mod catalog;
+pub mod client;
+pub mod node;
+pub mod protocol;
+pub mod server;
 pub mod sink;
+pub mod tls;
+pub mod wire;
 
-pub use catalog::{Catalog, Delta};
+pub use capabilities::Capabilities;
+pub use catalog::{Catalog, Delta, Encoded};
+pub use node::{NodeInfo, RuntimeInfo};
 pub use sink::{Held, Outcome, Sink, Update};

@@ -24,7 +24,7 @@ pub trait Sink: Send + Sync + 'static {
 /// What a runtime holds: one position, one digest, and the exceptions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
-    /// The last update applied.
+    /// The last update applied and persisted.
     pub position: Position,
     /// The digest of the set *as delivered* at that position: refused versions count, as
     /// if they had been taken, so that one refusal does not make the whole set look foreign.
@@ -58,4 +58,7 @@ pub struct Outcome {
     pub rejects: Vec<Reject>,
     /// The delivered set's digest does not equal the update's: everything must be sent again.
     pub diverged: bool,
+    /// The update is served but could not be written to disk, and why. It is then not
+    /// acknowledged: the stream ends and is opened again with the position that was persisted.
+    pub not_persisted: Option<String>,
 }

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One connection to one controller, from dialling to the open stream. The controller
+//! answers with its id and zone before anything is asked of it, so a link that is opened
+//! for a look costs neither end more than the connection.
+
+use std::time::Duration;
+
+use ferrogate_base::secret::Secret;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use super::{ClientError, Controller};
+use crate::protocol::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::tls::ClientTls;
+use crate::wire::{HEADER_CONTROLLER, HEADER_RETRY_AFTER_MS, HEADER_ZONE};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connection, handshake and the answer's headers together; longer than a controller
+/// lets a stream wait to be admitted.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// A half-open connection is noticed after the interval and the timeout together.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be under way before the controller must wait for the sink.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Far above a response's usual size: a single large resource must pass.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+/// A request is sent only after the one before was answered.
+const REQUESTS: usize = 4;
+
+/// How to reach one controller.
+#[derive(Clone)]
+pub(super) struct Dial {
+    url: String,
+    endpoint: Endpoint,
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+/// An open stream.
+pub(super) struct Link {
+    /// The controller's id, its URL when it does not say.
+    pub(super) controller: String,
+    pub(super) zone: Option<String>,
+    pub(super) requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    pub(super) responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("cannot connect: {}", root(.0))]
+    Connect(#[source] tonic::transport::Error),
+    #[error("refused: {}", .0.message())]
+    Refused(#[source] Box<Status>),
+    #[error("no answer within {} s", OPEN_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl Dial {
+    pub(super) fn try_new(
+        controller: &Controller,
+        tls: Option<&ClientTls>,
+        token: Option<&Secret>,
+    ) -> Result<Dial, ClientError> {
+        let url = controller.url.clone();
+        let bad = |source| ClientError::BadUrl { url: url.clone(), source };
+        let mut endpoint = Endpoint::from_shared(url.clone()).map_err(bad)?;
+        endpoint = match (endpoint.uri().scheme_str(), tls) {
+            (Some("https"), Some(tls)) => endpoint.tls_config(tls.to_tonic()).map_err(ClientError::Tls)?,
+            (Some("https"), None) => return Err(ClientError::NoTrust(url)),
+            (Some("http"), _) => endpoint,
+            _ => return Err(ClientError::NotAUrl(url)),
+        };
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(STREAM_WINDOW_BYTES);
+        Ok(Dial { url, endpoint, authorization: token.map(bearer).transpose()? })
+    }
+
+    /// Opens a stream and waits for the controller to introduce itself.
+    pub(super) async fn open(&self) -> Result<Link, LinkError> {
+        timeout(OPEN_TIMEOUT, self.dial()).await.map_err(|_| LinkError::Timeout)?
+    }
+
+    async fn dial(&self) -> Result<Link, LinkError> {
+        let channel: Channel = self.endpoint.connect().await.map_err(LinkError::Connect)?;
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let (requests, stream) = mpsc::channel(REQUESTS);
+        let mut request = Request::new(ReceiverStream::new(stream));
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        let response = client
+            .delta_aggregated_resources(request)
+            .await
+            .map_err(|status| LinkError::Refused(Box::new(status)))?;
+        let text = |key| response.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let controller = text(HEADER_CONTROLLER).unwrap_or_else(|| self.url.clone());
+        let zone = text(HEADER_ZONE);
+        Ok(Link { controller, zone, requests, responses: response.into_inner() })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl LinkError {
+    /// How long the controller asked to be left alone.
+    pub(super) fn retry_hint(&self) -> Option<Duration> {
+        match self {
+            LinkError::Refused(status) => retry_hint(status.metadata()),
+            LinkError::Connect(_) | LinkError::Timeout => None,
+        }
+    }
+}
+
+fn retry_hint(metadata: &MetadataMap) -> Option<Duration> {
+    let millis = metadata.get(HEADER_RETRY_AFTER_MS)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+fn bearer(token: &Secret) -> Result<MetadataValue<Ascii>, ClientError> {
+    let mut value: MetadataValue<Ascii> =
+        format!("Bearer {}", token.expose()).parse().map_err(|_| ClientError::BadToken)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The innermost cause, which is what a person needs; the transport's own text says only
+/// that the transport failed.
+fn root(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
