@@ -14,6 +14,7 @@ pub mod name;
 pub mod resource;
 pub mod revision;
 pub mod route;
+pub mod template;
 pub mod violation;
 
 pub use digest::Digest;

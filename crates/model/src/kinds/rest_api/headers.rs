@@ -22,14 +22,23 @@ pub fn header_regex(expression: &str) -> Result<Regex, String> {
     if expression.len() > MAX_REGEX_BYTES {
         return Err(format!("it is longer than {MAX_REGEX_BYTES} bytes"));
     }
-    RegexBuilder::new(&format!("^(?:{expression})$"))
-        .size_limit(MAX_COMPILED_BYTES)
-        .dfa_size_limit(MAX_COMPILED_BYTES)
-        .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "it needs too much memory".to_owned(),
-            other => other.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-        })
+    let compile = |expression: &str| {
+        RegexBuilder::new(expression)
+            .size_limit(MAX_COMPILED_BYTES)
+            .dfa_size_limit(MAX_COMPILED_BYTES)
+            .build()
+            .map_err(reason)
+    };
+    // On its own first: `a)(b` would close the group that the anchors rely on.
+    compile(expression)?;
+    compile(&format!("^(?:{expression})$"))
+}
+
+fn reason(error: regex::Error) -> String {
+    match error {
+        regex::Error::CompiledTooBig(_) => "it needs too much memory".to_owned(),
+        other => other.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+    }
 }
 
 pub(super) fn read(condition: &Fields<'_>, found: &mut Findings) -> Vec<HeaderMatch> {

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The examples are what a newcomer pastes first: each must be read without a warning.
+
+use std::path::Path;
+
+use ferrogate_model::document::{Defaults, Format, parse};
+use ferrogate_model::kinds::RestApi;
+use ferrogate_model::route::{claims, expand};
+use ferrogate_model::template::{Lookup, render};
+
+struct World;
+
+impl Lookup for World {
+    fn env(&self, name: &str) -> Option<String> {
+        (name == "READING_PASSWORD").then(|| "open sesame".to_owned())
+    }
+
+    fn secret(&self, _handle: &str) -> Option<String> {
+        None
+    }
+}
+
+fn read(path: &Path) -> RestApi {
+    let text = std::fs::read_to_string(path).expect("the example is readable");
+    let document = parse(&text, Format::Yaml).expect("the example is YAML");
+    let rendered = render(&document, &World).expect("its templates are sound");
+    let parsed = RestApi::parse(&rendered.value, &Defaults::default()).expect("the example is a sound API");
+    assert!(parsed.warnings.0.is_empty(), "{}: {}", path.display(), parsed.warnings);
+    parsed.api
+}
+
+#[test]
+fn every_example_is_read_and_none_takes_another_s_routes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut taken = std::collections::BTreeMap::new();
+    let mut examples = 0;
+    for entry in std::fs::read_dir(folder).expect("there are examples") {
+        let path = entry.expect("a readable folder").path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let api = read(&path);
+        assert!(!expand(&api).is_empty(), "{}", path.display());
+        for claim in claims(&api) {
+            let other = taken.insert(claim.clone(), path.clone());
+            assert!(other.is_none(), "{} and {other:?} both have {claim}", path.display());
+        }
+        examples += 1;
+    }
+    assert!(examples >= 6, "found {examples}");
+}
+
+#[test]
+fn the_first_example_is_where_the_readme_says() {
+    let api = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/reading-list.yaml"));
+    assert_eq!((api.handle.as_str(), api.context.as_str()), ("reading-list", "/reading-list/v1"));
+    assert!(expand(&api).iter().any(|route| route.name() == "GET|/reading-list/v1/books/{id}|*"));
+}
