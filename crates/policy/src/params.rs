@@ -165,11 +165,14 @@ fn message(kind: &ValidationErrorKind, instance: &Value) -> String {
             format!("Invalid type. Expected: {expected}, given: {}", type_name(instance))
         }
         ValidationErrorKind::Enum { options } => {
-            let options: Vec<String> = options.as_array().into_iter().flatten().map(Value::to_string).collect();
+            let options: Vec<String> =
+                options.as_array().into_iter().flatten().map(Value::to_string).collect();
             format!("must be one of the following: {}", options.join(", "))
         }
         ValidationErrorKind::Pattern { pattern } => format!("does not match pattern '{pattern}'"),
-        ValidationErrorKind::MinLength { limit } => format!("length must be greater than or equal to {limit}"),
+        ValidationErrorKind::MinLength { limit } => {
+            format!("length must be greater than or equal to {limit}")
+        }
         ValidationErrorKind::MaxLength { limit } => format!("length must be less than or equal to {limit}"),
         ValidationErrorKind::Minimum { limit } => format!("must be greater than or equal to {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("must be less than or equal to {limit}"),

@@ -234,7 +234,11 @@ mod tests {
                 Some("v1"),
                 Err("policy 'none' major version 'v1' not found in loaded policy definitions"),
             ),
-            ("one", Some("v2"), Err("policy 'one' major version 'v2' not found in loaded policy definitions")),
+            (
+                "one",
+                Some("v2"),
+                Err("policy 'one' major version 'v2' not found in loaded policy definitions"),
+            ),
             (
                 "twins",
                 Some("v1"),

@@ -29,7 +29,10 @@ impl PathPrefixes {
     /// The prefixes for the operation with this index.
     #[must_use]
     pub fn of_operation(index: usize) -> PathPrefixes {
-        PathPrefixes { api: "spec.policies".to_owned(), operation: format!("spec.operations[{index}].policies") }
+        PathPrefixes {
+            api: "spec.policies".to_owned(),
+            operation: format!("spec.operations[{index}].policies"),
+        }
     }
 }
 

@@ -206,7 +206,8 @@ impl Chain {
                 continue;
             }
             exchange.enter(index);
-            let scene = || Scene { phase, request_body: Some((body, last)), ..Scene::of_request(head, exchange) };
+            let scene =
+                || Scene { phase, request_body: Some((body, last)), ..Scene::of_request(head, exchange) };
             let verdict = match step.applies(scene) {
                 Ok(true) => step.policy.on_request_body(head, body, last, exchange),
                 Ok(false) => continue,

@@ -142,7 +142,10 @@ fn conditions_are_asked_phase_by_phase() {
 fn a_condition_on_the_request_body_holds_in_the_response_too() {
     let outcome = route(
         &[
-            when("response.RequestBody != null && response.RequestBody.Content == b'q'", json!({"label": "a"})),
+            when(
+                "response.RequestBody != null && response.RequestBody.Content == b'q'",
+                json!({"label": "a"}),
+            ),
             probe(json!({"label": "b", "phases": ["request_body"]})),
         ],
         &[],
@@ -188,10 +191,7 @@ fn every_violation_is_told_at_its_field() {
     assert_eq!(
         violations,
         Violations(vec![
-            violation(
-                "spec.operations[2].policies[0].params",
-                "Additional property unknown is not allowed"
-            ),
+            violation("spec.operations[2].policies[0].params", "Additional property unknown is not allowed"),
             violation(
                 "spec.operations[2].policies[0].params.label",
                 "Invalid type. Expected: string, given: integer"

@@ -143,9 +143,8 @@ impl Uses {
     }
 
     fn add(&mut self, variable: Variable, spelled: &str, field: Field) {
-        let known = |(named, as_spelled, _): &(Variable, String, Field)| {
-            *named == variable && as_spelled == spelled
-        };
+        let known =
+            |(named, as_spelled, _): &(Variable, String, Field)| *named == variable && as_spelled == spelled;
         if !self.named.iter().any(known) {
             self.named.push((variable, spelled.to_owned(), field));
         }

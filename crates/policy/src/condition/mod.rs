@@ -242,10 +242,8 @@ mod tests {
 
     fn holds(text: &str, phase: Phase) -> Result<bool, String> {
         let condition = Condition::compile(text).map_err(|error| error.to_string())?;
-        let request = Request::new("POST", "/books?x=1")
-            .with("X-Tier", "gold")
-            .with("accept", "a")
-            .with("accept", "b");
+        let request =
+            Request::new("POST", "/books?x=1").with("X-Tier", "gold").with("accept", "a").with("accept", "b");
         let response = Response::new(404).with("server", "s");
         let attachment = Attachment::default();
         let mut exchange = Exchange::new(&attachment, "id-1", IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -281,7 +279,11 @@ mod tests {
             ("request.metadata['authenticated']", head, true),
             ("request.Metadata.deep.list[1] == 2", head, true),
             ("request.Body == null", head, true),
-            ("request.Body.Content == b'hello' && request.Body.EndOfStream && request.Body.Present", body, true),
+            (
+                "request.Body.Content == b'hello' && request.Body.EndOfStream && request.Body.Present",
+                body,
+                true,
+            ),
             ("request.body.present", body, true),
             ("response.ResponseStatus == 0", head, true),
             ("response.ResponseStatus == 404", response, true),
@@ -312,10 +314,7 @@ mod tests {
             ("request.Colour == 'x'", Some(ConditionError::Unknown("request.Colour".to_owned()))),
             ("processing.stage == 'x'", Some(ConditionError::Unknown("processing.stage".to_owned()))),
             ("nonsense(request.Path)", Some(ConditionError::Unknown("nonsense".to_owned()))),
-            (
-                "[1].all(a, [1].all(b, [1].all(c, a + b + c > 0)))",
-                Some(ConditionError::TooDeep(2)),
-            ),
+            ("[1].all(a, [1].all(b, [1].all(c, a + b + c > 0)))", Some(ConditionError::TooDeep(2))),
         ] {
             let refused = Condition::compile(text).err();
             assert!(refused.is_some(), "{text} was accepted");
