@@ -5,7 +5,7 @@
 //! [`Failure`], `response` turns it into bytes, `metrics` counts by its reason.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub enum Reason {
     /// No route for this host, path and method.
     RouteNotFound,
+    /// No configuration was received since the start, so nothing can be said about routes.
+    NotReady,
     /// The route exists, but its artifact could not be prepared (invariant 7).
     RoutePoisoned,
     /// A policy, or its condition, failed at run time.
@@ -64,8 +66,9 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::RouteNotFound,
+        Reason::NotReady,
         Reason::RoutePoisoned,
         Reason::PolicyFailed,
         Reason::BadRequest,
@@ -104,6 +107,7 @@ impl Reason {
     const fn row(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Reason::RouteNotFound => ("route_not_found", StatusCode::NOT_FOUND, "Not Found"),
+            Reason::NotReady => ("not_ready", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
             Reason::RoutePoisoned => {
                 ("route_poisoned", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
             }
@@ -159,7 +163,8 @@ impl Reason {
             // Fixed by contract 4.8, to the byte.
             Reason::RouteNotFound | Reason::RoutePoisoned => Shape::Fixed,
             Reason::PolicyFailed => Shape::WithId,
-            Reason::BadRequest
+            Reason::NotReady
+            | Reason::BadRequest
             | Reason::EscapedSlash
             | Reason::EscapedSlashRedirect
             | Reason::RequestBodyTooLarge
@@ -280,6 +285,9 @@ impl Failure {
         }
         if let Some(location) = &self.location {
             headers.push((LOCATION, location.clone()));
+        }
+        if self.reason == Reason::NotReady {
+            headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
         }
         if self.reason.closes() {
             headers.push((CONNECTION, HeaderValue::from_static("close")));

@@ -13,6 +13,7 @@ pub mod sync;
 
 // The proxy side: how it is served.
 pub mod access_log;
+pub mod admin;
 pub mod config;
 pub mod conn;
 pub mod deadline;
@@ -24,6 +25,7 @@ pub mod listener;
 pub mod metrics;
 pub mod request;
 pub mod response;
+pub mod run;
 pub mod tls;
 pub mod upstream;
 pub mod worker;

@@ -13,6 +13,7 @@ mod walk;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ferrogate_model::Position;
 use ferrogate_policy::{BodyNeed, Chain};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
@@ -84,7 +85,11 @@ fn find(worker: &Worker, peer: &Peer, mut parts: Parts, record: &mut Record) -> 
     let route = snapshot
         .table
         .find(&target.authority, parts.method.as_str(), target.path(), &header)
-        .ok_or(Failure::new(Reason::RouteNotFound))?;
+        .ok_or_else(|| {
+            // Before the first configuration a 404 would be a lie that clients may cache.
+            let nothing_yet = record.position == Position::default();
+            Failure::new(if nothing_yet { Reason::NotReady } else { Reason::RouteNotFound })
+        })?;
     let route = Arc::clone(route);
     record.route = Some(route.clone());
     let chain = match &route.chain {

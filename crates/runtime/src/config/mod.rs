@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every setting of a runtime, with its default and its key. The keys of contract 7.3 and
-//! 7.4 keep their names; what is ours stands below `runtime`. This is the only place of the
-//! crate that reads configuration; `run` receives the finished [`Config`].
+//! Every setting of a runtime, with its default. This is the only place of the crate that
+//! knows where settings come from: [`Config::read`] takes them from their keys, `run`
+//! receives the finished [`Config`]. Each limit says what happens when it is reached.
+
+mod read;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ferrogate_base::secret::Secret;
+use ferrogate_xds::client::Controller;
 
 use crate::router::EscapedSlashes;
 
@@ -14,6 +19,10 @@ use crate::router::EscapedSlashes;
 pub struct Config {
     /// Addresses to listen on; `None` is `off`.
     pub listen: Listen,
+    /// Where the configuration comes from.
+    pub stream: Stream,
+    /// Where the last-known-good set is kept.
+    pub data_dir: DataDir,
     /// Worker threads; 0 means one per core.
     pub workers: usize,
     /// Limits of client connections and requests.
@@ -47,6 +56,42 @@ pub struct Listen {
     pub metrics: Option<SocketAddr>,
     /// `/ready`.
     pub readiness: Option<SocketAddr>,
+}
+
+/// Where the configuration comes from, and as whom it is asked for.
+#[derive(Clone)]
+pub struct Stream {
+    /// In order of preference; empty when something in the process feeds the sink itself.
+    pub controllers: Vec<Controller>,
+    /// The gateway to serve.
+    pub gateway_id: String,
+    /// This runtime's name, unique within the gateway.
+    pub runtime_id: String,
+    /// Its zone; empty when it has none.
+    pub zone: String,
+    /// A file with the token presented to controllers.
+    pub join_token_file: Option<PathBuf>,
+    /// The token itself, instead of the file.
+    pub join_token: Option<Secret>,
+    /// The authority that controllers' certificates must come from, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// This runtime's own certificate chain, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The name controllers' certificates carry, when it is not the URL's host.
+    pub server_name: Option<String>,
+}
+
+/// Where the last-known-good set is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDir {
+    /// The directory; `None` keeps nothing, and a restarted runtime waits for a controller.
+    pub path: Option<PathBuf>,
+    /// The key that seals it, instead of one made in the directory.
+    pub key_file: Option<PathBuf>,
+    /// A write that takes longer counts as failed: the update serves, but is not acknowledged.
+    pub write_deadline: Duration,
 }
 
 /// Limits of client connections and requests.
@@ -195,6 +240,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: Listen::default(),
+            stream: Stream::default(),
+            data_dir: DataDir { path: None, key_file: None, write_deadline: Duration::from_secs(10) },
             workers: 0,
             limits: Limits::default(),
             downstream_tls: DownstreamTls::default(),
@@ -218,6 +265,23 @@ impl Default for Listen {
             admin: loopback(9002),
             metrics: loopback(9003),
             readiness: loopback(9901),
+        }
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Stream {
+        Stream {
+            controllers: Vec::new(),
+            gateway_id: "default".to_owned(),
+            runtime_id: "runtime".to_owned(),
+            zone: String::new(),
+            join_token_file: None,
+            join_token: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            server_name: None,
         }
     }
 }

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Settings from their keys. `router.*` and `policy_engine.*` are those of contract 7.3 and
+//! 7.4, so that a file written for that system works; `runtime.*` is ours. Every problem is
+//! left with the reader, which lists them all at once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ferrogate_base::config::{ListenKeys, Reader};
+use ferrogate_xds::client::Controller;
+use http::HeaderValue;
+
+use super::{
+    AccessLog, AccessLogTarget, Admin, Config, DataDir, DownstreamTls, Limits, Listen, PathRules,
+    ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream, UpstreamTls,
+};
+use crate::router::EscapedSlashes;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Keys of that file format that have no effect here: there is no Envoy to tune, no socket
+/// between router and policies, and tracing and Lua do not exist.
+const WITHOUT_EFFECT: [&str; 16] = [
+    "router.gateway_host",
+    "router.vhosts",
+    "router.upstream.tls.ciphers",
+    "router.upstream.tls.custom_certs_path",
+    "router.downstream_tls.ciphers",
+    "router.http_listener.timeouts.request_timeout",
+    "router.policy_engine",
+    "router.access_logs.format",
+    "router.access_logs.json_fields",
+    "router.access_logs.text_format",
+    "router.tracing_service_name",
+    "router.lua",
+    "policy_engine.server",
+    "policy_engine.config_mode",
+    "policy_engine.xds",
+    "policy_engine.tracing_service_name",
+];
+
+/// As above, of the policy engine's section.
+const WITHOUT_EFFECT_POLICY_ENGINE: [&str; 6] = [
+    "policy_engine.admin.pprof",
+    "policy_engine.request_body",
+    "policy_engine.response_body",
+    "policy_engine.logging",
+    "policy_engine.python_executor",
+    "policy_engine.file_config",
+];
+
+impl Config {
+    /// The sections a runtime reads; an unknown key in them is a mistake.
+    pub const SECTIONS: [&str; 3] = ["runtime", "router", "policy_engine"];
+
+    /// Reads every setting. Whether controllers must be given is for the role to say: a
+    /// runtime needs some, a standalone process brings its own.
+    pub fn read(reader: &mut Reader<'_>) -> Config {
+        for key in WITHOUT_EFFECT.into_iter().chain(WITHOUT_EFFECT_POLICY_ENGINE) {
+            reader.accept(key);
+        }
+        Config {
+            listen: listen(reader),
+            stream: stream(reader),
+            data_dir: DataDir {
+                path: reader.optional_path("runtime.data_dir"),
+                key_file: reader.optional_path("runtime.cache.key_file"),
+                write_deadline: reader.duration(
+                    "runtime.cache.write_deadline",
+                    Duration::from_secs(10),
+                    MILLISECOND..=HOUR,
+                ),
+            },
+            workers: size(reader, "runtime.workers", 0, 1024),
+            limits: limits(reader),
+            downstream_tls: downstream_tls(reader),
+            upstream: upstream(reader),
+            server_header: server_header(reader),
+            path: path_rules(reader),
+            access_log: access_log(reader),
+            admin: Admin {
+                config_dump: reader.bool("policy_engine.admin.config_dump.enabled", false),
+                allowed_ips: reader.strings("policy_engine.admin.allowed_ips", &["*"]),
+            },
+            drain_deadline: reader.duration(
+                "runtime.drain_deadline",
+                Duration::from_secs(15),
+                Duration::ZERO..=HOUR,
+            ),
+        }
+    }
+}
+
+fn listen(reader: &mut Reader<'_>) -> Listen {
+    let keys = |port, enabled| ListenKeys { port: Some(port), enabled };
+    Listen {
+        http: reader.listen("runtime.listen.http", "0.0.0.0:8080", keys("router.listener_port", None)),
+        https: reader.listen(
+            "runtime.listen.https",
+            "0.0.0.0:8443",
+            keys("router.https_port", Some("router.https_enabled")),
+        ),
+        admin: reader.listen(
+            "runtime.listen.admin",
+            "127.0.0.1:9002",
+            keys("policy_engine.admin.port", Some("policy_engine.admin.enabled")),
+        ),
+        metrics: reader.listen(
+            "runtime.listen.metrics",
+            "127.0.0.1:9003",
+            keys("policy_engine.metrics.port", Some("policy_engine.metrics.enabled")),
+        ),
+        readiness: reader.listen("runtime.listen.readiness", "127.0.0.1:9901", ListenKeys::default()),
+    }
+}
+
+fn stream(reader: &mut Reader<'_>) -> Stream {
+    let mut controllers = Vec::new();
+    for text in reader.strings("runtime.controllers", &[]) {
+        // Parsing never fails; what is no URL is told here, not at the first connect.
+        let Ok(controller) = text.parse::<Controller>();
+        if !(controller.url.starts_with("http://") || controller.url.starts_with("https://")) {
+            reader.problem(
+                "runtime.controllers",
+                format!("\"{}\" must begin with http:// or https://", controller.url),
+            );
+        }
+        controllers.push(controller);
+    }
+    let stream = Stream {
+        controllers,
+        gateway_id: reader.string("runtime.gateway_id", "default"),
+        runtime_id: reader.string("runtime.id", "runtime"),
+        zone: reader.string("runtime.zone", ""),
+        join_token_file: reader.optional_path("runtime.join_token_file"),
+        join_token: reader.secret("runtime.join_token"),
+        ca_file: reader.optional_path("runtime.tls.ca_file"),
+        cert_file: reader.optional_path("runtime.tls.cert_file"),
+        key_file: reader.optional_path("runtime.tls.key_file"),
+        server_name: reader.optional_string("runtime.tls.server_name"),
+    };
+    if stream.cert_file.is_some() != stream.key_file.is_some() {
+        reader.problem("runtime.tls.cert_file", "a certificate and its key are given together or not at all");
+    }
+    stream
+}
+
+fn limits(reader: &mut Reader<'_>) -> Limits {
+    let default = Limits::default();
+    Limits {
+        max_connections: size(reader, "runtime.limits.max_connections", default.max_connections, 10_000_000),
+        // hyper needs 8 KiB to work with.
+        max_head_bytes: ranged(
+            reader,
+            "runtime.limits.max_head_bytes",
+            default.max_head_bytes,
+            8192,
+            1 << 24,
+        ),
+        max_headers: ranged(reader, "runtime.limits.max_headers", default.max_headers, 1, 10_000),
+        max_h2_streams: u32::try_from(ranged(reader, "runtime.limits.max_h2_streams", 256, 1, 100_000))
+            .unwrap_or(default.max_h2_streams),
+        body_buffer_bytes: ranged(
+            reader,
+            "router.http_listener.per_connection_buffer_limit_bytes",
+            default.body_buffer_bytes,
+            1,
+            104_857_600,
+        ),
+        head_timeout: time_or_off(
+            reader,
+            "router.http_listener.timeouts.request_headers_timeout",
+            default.head_timeout,
+        ),
+        idle_timeout: time_or_off(reader, "router.http_listener.timeouts.idle_timeout", default.idle_timeout),
+        write_stall_timeout: time_or_off(
+            reader,
+            "router.http_listener.timeouts.stream_idle_timeout",
+            default.write_stall_timeout,
+        ),
+        tls_handshake_timeout: reader.duration(
+            "runtime.limits.tls_handshake_timeout",
+            default.tls_handshake_timeout,
+            MILLISECOND..=HOUR,
+        ),
+    }
+}
+
+fn downstream_tls(reader: &mut Reader<'_>) -> DownstreamTls {
+    let (minimum, maximum) = versions(
+        reader,
+        "router.downstream_tls.minimum_protocol_version",
+        "router.downstream_tls.maximum_protocol_version",
+    );
+    let tls = DownstreamTls {
+        cert_path: reader.optional_path("router.downstream_tls.cert_path"),
+        key_path: reader.optional_path("router.downstream_tls.key_path"),
+        minimum,
+        maximum,
+    };
+    if tls.cert_path.is_some() != tls.key_path.is_some() {
+        reader.problem(
+            "router.downstream_tls.cert_path",
+            "a certificate and its key are given together or not at all",
+        );
+    }
+    tls
+}
+
+fn upstream(reader: &mut Reader<'_>) -> Upstream {
+    let default = Upstream::default();
+    let (minimum, maximum) = versions(
+        reader,
+        "router.upstream.tls.minimum_protocol_version",
+        "router.upstream.tls.maximum_protocol_version",
+    );
+    let mut extra: Vec<PathBuf> =
+        reader.strings("runtime.upstream.ca_files", &[]).into_iter().map(PathBuf::from).collect();
+    extra.extend(reader.optional_path("router.upstream.tls.trusted_cert_path"));
+    Upstream {
+        tls: UpstreamTls {
+            system_roots: reader.bool("runtime.upstream.system_roots", true),
+            extra_ca_files: extra,
+            verify_host_name: reader.bool("router.upstream.tls.verify_host_name", true),
+            disable_verification: reader.bool("router.upstream.tls.disable_ssl_verification", false),
+            minimum,
+            maximum,
+        },
+        request_timeout: reader.duration(
+            "router.upstream.timeouts.route_timeout_ms",
+            default.request_timeout,
+            MILLISECOND..=HOUR,
+        ),
+        stream_idle_timeout: reader.duration(
+            "router.upstream.timeouts.route_idle_timeout_ms",
+            default.stream_idle_timeout,
+            MILLISECOND..=HOUR,
+        ),
+        connect_timeout: reader.duration(
+            "router.upstream.timeouts.connect_timeout_ms",
+            default.connect_timeout,
+            MILLISECOND..=HOUR,
+        ),
+        max_idle_per_target: size(
+            reader,
+            "runtime.upstream.max_idle_per_target",
+            default.max_idle_per_target,
+            100_000,
+        ),
+        pool_idle_timeout: reader.duration(
+            "runtime.upstream.idle_timeout",
+            default.pool_idle_timeout,
+            MILLISECOND..=DAY,
+        ),
+        pool_max_age: reader.duration("runtime.upstream.max_age", default.pool_max_age, MILLISECOND..=DAY),
+    }
+}
+
+fn server_header(reader: &mut Reader<'_>) -> ServerHeader {
+    let modes = [
+        ("OVERWRITE", ServerHeaderMode::Overwrite),
+        ("APPEND_IF_ABSENT", ServerHeaderMode::AppendIfAbsent),
+        ("PASS_THROUGH", ServerHeaderMode::PassThrough),
+    ];
+    let key = "router.http_listener.server_header_transformation";
+    let mode = reader.choice(key, ServerHeaderMode::Overwrite, &modes);
+    let value = reader.string("router.http_listener.server_header_value", "ferrogate");
+    if HeaderValue::try_from(value.as_str()).is_err() {
+        reader.problem("router.http_listener.server_header_value", "this text cannot stand in a header");
+    }
+    ServerHeader { mode, value }
+}
+
+fn path_rules(reader: &mut Reader<'_>) -> PathRules {
+    let actions = [
+        ("KEEP_UNCHANGED", EscapedSlashes::KeepUnchanged),
+        ("REJECT_REQUEST", EscapedSlashes::Reject),
+        ("UNESCAPE_AND_REDIRECT", EscapedSlashes::UnescapeAndRedirect),
+        ("UNESCAPE_AND_FORWARD", EscapedSlashes::UnescapeAndForward),
+    ];
+    PathRules {
+        disable_normalisation: reader.bool("router.http_listener.disable_path_normalization", false),
+        escaped_slashes: reader.choice(
+            "router.http_listener.path_with_escaped_slashes_action",
+            EscapedSlashes::KeepUnchanged,
+            &actions,
+        ),
+    }
+}
+
+fn access_log(reader: &mut Reader<'_>) -> AccessLog {
+    let enabled = reader.bool("router.access_logs.enabled", true);
+    let target = match reader.string("runtime.access_log", "stdout").as_str() {
+        "off" => AccessLogTarget::Off,
+        "stdout" => AccessLogTarget::Stdout,
+        path => AccessLogTarget::File(PathBuf::from(path)),
+    };
+    AccessLog {
+        target: if enabled { target } else { AccessLogTarget::Off },
+        queue_blocks: ranged(reader, "runtime.access_log_queue_blocks", 1024, 1, 1 << 20),
+    }
+}
+
+fn versions(reader: &mut Reader<'_>, minimum: &str, maximum: &str) -> (TlsVersion, TlsVersion) {
+    let names = [("TLS1_2", TlsVersion::Tls12), ("TLS1_3", TlsVersion::Tls13)];
+    let oldest = reader.choice(minimum, TlsVersion::Tls12, &names);
+    let newest = reader.choice(maximum, TlsVersion::Tls13, &names);
+    if oldest > newest {
+        reader.problem(minimum, format!("is newer than {maximum}"));
+    }
+    (oldest, newest)
+}
+
+/// Zero switches the limit off: a day stands for "never" without a second kind of value.
+fn time_or_off(reader: &mut Reader<'_>, key: &str, default: Duration) -> Duration {
+    let time = reader.duration(key, default, Duration::ZERO..=DAY);
+    if time.is_zero() { DAY } else { time }
+}
+
+fn size(reader: &mut Reader<'_>, key: &str, default: usize, most: u64) -> usize {
+    ranged_from(reader, key, default, 0, most)
+}
+
+fn ranged(reader: &mut Reader<'_>, key: &str, default: usize, least: u64, most: u64) -> usize {
+    ranged_from(reader, key, default, least, most)
+}
+
+fn ranged_from(reader: &mut Reader<'_>, key: &str, default: usize, least: u64, most: u64) -> usize {
+    let standard = u64::try_from(default).unwrap_or(u64::MAX);
+    usize::try_from(reader.integer(key, standard, least..=most)).unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use ferrogate_base::config::{Reader, Sources};
+
+    use crate::config::{Config, Limits, Listen, ServerHeaderMode, Upstream};
+    use crate::router::EscapedSlashes;
+
+    fn read(text: &str) -> (Config, Vec<String>) {
+        let mut sources = Sources::new(BTreeMap::new());
+        sources.read_text(Path::new("gateway.toml"), text);
+        let mut reader = Reader::new(&sources);
+        let config = Config::read(&mut reader);
+        let finished = reader.finish(&Config::SECTIONS, &["controller"]);
+        (config, finished.problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn nothing_configured_is_the_default() {
+        let (config, problems) = read("");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(config.listen, Listen::default());
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.upstream, Upstream::default());
+    }
+
+    #[test]
+    fn a_file_of_the_contract_is_understood() {
+        let (config, problems) = read(
+            r#"
+            [router]
+            listener_port = 8081
+            https_enabled = false
+            tracing_service_name = "router"
+            [router.http_listener]
+            server_header_transformation = "APPEND_IF_ABSENT"
+            server_header_value = "edge"
+            path_with_escaped_slashes_action = "REJECT_REQUEST"
+            [router.http_listener.timeouts]
+            idle_timeout = "10m"
+            request_headers_timeout = "0s"
+            [router.upstream.timeouts]
+            route_timeout_ms = 1500
+            [router.policy_engine]
+            mode = "uds"
+            [router.lua.request_transformation]
+            script_path = "x.lua"
+            [policy_engine.metrics]
+            enabled = false
+            [runtime]
+            controllers = ["http://127.0.0.1:18000", "b=http://10.0.0.2:18000"]
+            "#,
+        );
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(config.listen.http.map(|address| address.port()), Some(8081));
+        assert_eq!((config.listen.https, config.listen.metrics), (None, None));
+        assert_eq!(config.server_header.mode, ServerHeaderMode::AppendIfAbsent);
+        assert_eq!(config.path.escaped_slashes, EscapedSlashes::Reject);
+        assert_eq!(config.limits.idle_timeout, Duration::from_secs(600));
+        assert_eq!(config.limits.head_timeout, Duration::from_secs(86_400));
+        assert_eq!(config.upstream.request_timeout, Duration::from_millis(1500));
+        assert_eq!(config.stream.controllers.len(), 2);
+        assert_eq!(config.stream.controllers[1].zone.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn every_mistake_is_told() {
+        let (_, problems) = read(
+            r#"
+            [runtime]
+            controllers = ["10.0.0.1:18000"]
+            [runtime.tls]
+            cert_file = "a.pem"
+            [router.downstream_tls]
+            key_path = "k.pem"
+            minimum_protocol_version = "TLS1_3"
+            maximum_protocol_version = "TLS1_2"
+            [router]
+            listener_prot = 1
+            "#,
+        );
+        for part in [
+            "http:// or https://",
+            "runtime.tls.cert_file",
+            "downstream_tls.cert_path",
+            "is newer",
+            "listener_prot",
+        ] {
+            assert!(problems.iter().any(|problem| problem.contains(part)), "{part} in {problems:#?}");
+        }
+    }
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Start and stop of a runtime: bind every port, open the last-known-good set, start the
+//! workers, the side doors and the config stream; and in reverse order, drain and stop.
+//! Called by the binary's roles. What can fail fails before the first request is taken,
+//! each with one line that names it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferrogate_base::clock::{Clock, SystemClock};
+use ferrogate_base::readiness::{Blocker, Readiness};
+use ferrogate_base::secret::Secret;
+use ferrogate_base::tasks::Tasks;
+use ferrogate_model::GatewayId;
+use ferrogate_policy::{Registry, Services};
+use ferrogate_xds::client::{self, ClientOptions};
+use ferrogate_xds::node::NodeInfo;
+use ferrogate_xds::tls::{ClientTls, TlsIdentity, read_certificates};
+use ferrogate_xds::{Capabilities, Sink};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::access_log::{self, Writer};
+use crate::admin::{self, AdminDoor, Door, MetricsDoor, ReadyDoor};
+use crate::config::{Config, Stream};
+use crate::listener::{self, BindError};
+use crate::lkg::{LkgError, LkgOptions};
+use crate::metrics::{Gauge, RuntimeMetrics, WorkerMetrics};
+use crate::prepare::Compiler;
+use crate::router::Timeouts;
+use crate::sync::RuntimeSink;
+use crate::tls;
+use crate::worker::{self, Shared, Sockets};
+
+/// After the drain's deadline, tasks of the control side get this long to end.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Starts runtimes.
+pub struct Runtime;
+
+/// The addresses a runtime listens on; `None` for what is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// HTTP traffic.
+    pub http: Option<SocketAddr>,
+    /// HTTPS traffic.
+    pub https: Option<SocketAddr>,
+    /// Admin.
+    pub admin: Option<SocketAddr>,
+    /// Metrics.
+    pub metrics: Option<SocketAddr>,
+    /// Readiness.
+    pub readiness: Option<SocketAddr>,
+}
+
+/// A runtime that serves. Dropping it stops it at once; [`RunningRuntime::shutdown`] drains.
+pub struct RunningRuntime {
+    addresses: Addresses,
+    sink: Arc<RuntimeSink>,
+    readiness: Readiness,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    tasks: Tasks,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    metrics: Vec<Arc<WorkerMetrics>>,
+    writer: Option<Writer>,
+    drain_deadline: Duration,
+    draining: Option<Blocker>,
+}
+
+/// What a shutdown came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Drained {
+    /// Requests still in flight at the deadline, cut off.
+    pub cut_off: u64,
+}
+
+/// Why a runtime did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken or not ours.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Certificates.
+    #[error("TLS of {side}: {source}")]
+    Tls {
+        /// Which side.
+        side: &'static str,
+        /// What is wrong.
+        source: tls::TlsError,
+    },
+    /// Certificates or token for the config stream.
+    #[error("the config stream cannot be set up: {0}")]
+    Stream(String),
+    /// The data directory.
+    #[error("the last-known-good set cannot be opened")]
+    Cache(#[from] LkgError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] access_log::OpenError),
+    /// The system.
+    #[error("a worker could not be started")]
+    Worker(#[source] std::io::Error),
+}
+
+/// Every socket, bound before anything else happens.
+struct Bound {
+    addresses: Addresses,
+    http: Vec<std::net::TcpListener>,
+    https: Vec<std::net::TcpListener>,
+    admin: Option<tokio::net::TcpListener>,
+    metrics: Option<tokio::net::TcpListener>,
+    readiness: Option<tokio::net::TcpListener>,
+}
+
+impl Runtime {
+    /// Starts a runtime with the system's clock. Must be called on a multi-thread executor,
+    /// which keeps the control side; the workers have their own.
+    ///
+    /// # Errors
+    /// When a port, a file or a certificate cannot be used.
+    pub async fn start(
+        config: Config,
+        registry: Arc<Registry>,
+        services: Services,
+    ) -> Result<RunningRuntime, StartError> {
+        Runtime::start_with(config, registry, services, Arc::new(SystemClock)).await
+    }
+
+    /// As [`Runtime::start`], with another clock for policies and logs.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub async fn start_with(
+        config: Config,
+        registry: Arc<Registry>,
+        services: Services,
+        clock: Arc<dyn Clock>,
+    ) -> Result<RunningRuntime, StartError> {
+        let config = Arc::new(config);
+        let count = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let server_tls = match config.listen.https {
+            None => None,
+            Some(_) => {
+                let side = "the HTTPS listener";
+                let tls = tls::server_config(&config.downstream_tls);
+                Some(tls.map_err(|source| StartError::Tls { side, source })?)
+            }
+        };
+        let client_tls = tls::client_config(&config.upstream.tls)
+            .map_err(|source| StartError::Tls { side: "upstreams", source })?;
+        let options = stream_options(&config.stream, &registry)?;
+        let mut bound = Bound::bind(&config, count)?;
+        let readiness = Readiness::new();
+        let sink = Arc::new(open_sink(&config, registry, services, &readiness).await?);
+        let (writer, blocks) = access_log::open(&config.access_log)?;
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let shared = Shared {
+            state: sink.state(),
+            clock,
+            readiness: readiness.clone(),
+            server_tls,
+            client_tls,
+            connections: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
+            drain: drain.clone(),
+            stop: stop.clone(),
+            config: config.clone(),
+        };
+        let metrics: Vec<Arc<WorkerMetrics>> = (0..count).map(|_| Arc::default()).collect();
+        let mut workers = Vec::with_capacity(count);
+        for (index, metrics) in metrics.iter().enumerate() {
+            let sockets = Sockets { http: bound.http.pop(), https: bound.https.pop() };
+            let job =
+                Job { shared: shared.clone(), sockets, blocks: blocks.clone(), metrics: metrics.clone() };
+            workers.push(job.start(index).map_err(StartError::Worker)?);
+        }
+        let running = RunningRuntime {
+            addresses: bound.addresses,
+            sink,
+            readiness,
+            drain,
+            stop,
+            tasks: Tasks::new(),
+            workers,
+            metrics,
+            writer: Some(writer),
+            drain_deadline: config.drain_deadline,
+            draining: None,
+        };
+        running.open_doors(bound, &config);
+        if let Some(options) = options {
+            running.follow(options);
+        }
+        Ok(running)
+    }
+}
+
+impl RunningRuntime {
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Its state, for whoever feeds it in the process.
+    #[must_use]
+    pub fn sink(&self) -> &Arc<RuntimeSink> {
+        &self.sink
+    }
+
+    /// Whether it wants traffic, and why not.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Cutting this short stops a shutdown's drain: what a second signal does.
+    #[must_use]
+    pub fn force(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Says "not ready", takes nothing new, finishes what is in flight up to the configured
+    /// deadline, and stops.
+    pub async fn shutdown(mut self) -> Drained {
+        self.draining = Some(self.readiness.block("the runtime is shutting down"));
+        self.drain.cancel();
+        let deadline = Instant::now() + self.drain_deadline;
+        while self.workers.iter().any(|worker| !worker.is_finished())
+            && Instant::now() < deadline
+            && !self.stop.is_cancelled()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let cut_off = self.in_flight();
+        if cut_off > 0 {
+            tracing::warn!(cut_off, "requests were cut off at the drain's deadline");
+        }
+        self.stop.cancel();
+        let _report = self.tasks.shutdown(STOP_GRACE).await;
+        let (workers, writer) = (std::mem::take(&mut self.workers), self.writer.take());
+        // Threads are joined off the executor: the last lines of the access log may take a moment.
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                if worker.join().is_err() {
+                    tracing::error!("a worker had panicked");
+                }
+            }
+            if let Some(writer) = writer {
+                writer.finish();
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("the workers could not be joined");
+        }
+        Drained { cut_off }
+    }
+
+    fn in_flight(&self) -> u64 {
+        let started: u64 = self.metrics.iter().map(|worker| worker.requests_started.get()).sum();
+        let ended: u64 = self.metrics.iter().map(|worker| worker.requests_ended.get()).sum();
+        started.saturating_sub(ended)
+    }
+
+    fn open_doors(&self, bound: Bound, config: &Config) {
+        if let Some(listener) = bound.admin {
+            let door = AdminDoor {
+                sink: self.sink.clone(),
+                readiness: self.readiness.clone(),
+                settings: config.admin.clone(),
+                runtime_id: config.stream.runtime_id.clone(),
+            };
+            admin::open(&self.tasks, "admin", listener, Arc::new(door));
+        }
+        if let Some(listener) = bound.metrics {
+            let sink = self.sink.clone();
+            let collector = RuntimeMetrics::new(self.metrics.clone(), Box::new(move || gauges(&sink)));
+            let mut registry = prometheus_client::registry::Registry::default();
+            registry.register_collector(Box::new(collector));
+            admin::open(&self.tasks, "metrics", listener, Arc::new(MetricsDoor(registry)));
+        }
+        if let Some(listener) = bound.readiness {
+            let door: Arc<dyn Door> = Arc::new(ReadyDoor(self.readiness.clone()));
+            admin::open(&self.tasks, "readiness", listener, door);
+        }
+    }
+
+    fn follow(&self, options: ClientOptions) {
+        let sink: Arc<dyn Sink> = self.sink.clone();
+        let token = self.tasks.token();
+        self.tasks.spawn("config stream", async move {
+            if let Err(error) = client::run(options, sink, token.cancelled_owned()).await {
+                tracing::error!(%error, "no configuration can be received");
+            }
+        });
+    }
+}
+
+impl Drop for RunningRuntime {
+    fn drop(&mut self) {
+        self.drain.cancel();
+        self.stop.cancel();
+        self.tasks.token().cancel();
+    }
+}
+
+impl Bound {
+    fn bind(config: &Config, workers: usize) -> Result<Bound, StartError> {
+        let mut addresses = Addresses::default();
+        let traffic = |purpose, address: Option<SocketAddr>, chosen: &mut Option<SocketAddr>| {
+            let Some(address) = address else { return Ok(Vec::new()) };
+            let (at, sockets) = listener::bind(purpose, address, workers)?;
+            *chosen = Some(at);
+            Ok::<_, BindError>(sockets)
+        };
+        let http = traffic("HTTP traffic", config.listen.http, &mut addresses.http)?;
+        let https = traffic("HTTPS traffic", config.listen.https, &mut addresses.https)?;
+        let door = |purpose, address: Option<SocketAddr>, chosen: &mut Option<SocketAddr>| {
+            let Some(address) = address else { return Ok(None) };
+            let (at, sockets) = listener::bind(purpose, address, 1)?;
+            *chosen = Some(at);
+            let reason = |error: std::io::Error| BindError { purpose, address, reason: error.to_string() };
+            let socket = sockets.into_iter().next().map(tokio::net::TcpListener::from_std);
+            socket.transpose().map_err(reason)
+        };
+        let admin = door("admin", config.listen.admin, &mut addresses.admin)?;
+        let metrics = door("metrics", config.listen.metrics, &mut addresses.metrics)?;
+        let readiness = door("readiness", config.listen.readiness, &mut addresses.readiness)?;
+        Ok(Bound { addresses, http, https, admin, metrics, readiness })
+    }
+}
+
+/// What a worker's thread is given.
+struct Job {
+    shared: Shared,
+    sockets: Sockets,
+    blocks: access_log::Blocks,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Job {
+    fn start(self, index: usize) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let Job { shared, sockets, blocks, metrics } = self;
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let (readiness, stop) = (shared.readiness.clone(), shared.stop.clone());
+            let mut end = WorkerEnd { readiness, stop, index, drained: false };
+            match worker::run(shared, sockets, blocks, metrics) {
+                Ok(()) => end.drained = true,
+                Err(error) => tracing::error!(%error, index, "a worker could not be set up"),
+            }
+        })
+    }
+}
+
+/// A worker that ends by a fault must not go unnoticed: its share of the connections would
+/// get no answer while the process looks healthy.
+struct WorkerEnd {
+    readiness: Readiness,
+    stop: CancellationToken,
+    index: usize,
+    drained: bool,
+}
+
+impl Drop for WorkerEnd {
+    fn drop(&mut self) {
+        if !self.drained && !self.stop.is_cancelled() {
+            tracing::error!(index = self.index, "a worker has ended; the runtime is not ready any more");
+            std::mem::forget(self.readiness.block("a worker has ended"));
+        }
+    }
+}
+
+async fn open_sink(
+    config: &Config,
+    registry: Arc<Registry>,
+    services: Services,
+    readiness: &Readiness,
+) -> Result<RuntimeSink, LkgError> {
+    let some = |limit: Duration| (!limit.is_zero()).then_some(limit);
+    let defaults = Timeouts {
+        request: some(config.upstream.request_timeout),
+        idle: some(config.upstream.stream_idle_timeout),
+        connect: config.upstream.connect_timeout,
+    };
+    let lkg = config.data_dir.path.clone().map(|data_dir| LkgOptions {
+        data_dir,
+        key_file: config.data_dir.key_file.clone(),
+        deadline: config.data_dir.write_deadline,
+    });
+    RuntimeSink::open(Compiler::new(registry, services, defaults), lkg, readiness).await
+}
+
+fn stream_options(stream: &Stream, registry: &Registry) -> Result<Option<ClientOptions>, StartError> {
+    if stream.controllers.is_empty() {
+        return Ok(None);
+    }
+    let bad = |error: &dyn std::error::Error| {
+        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+        StartError::Stream(format!("{error}{cause}"))
+    };
+    let node = NodeInfo {
+        id: stream.runtime_id.clone(),
+        gateway: GatewayId::from(stream.gateway_id.as_str()),
+        zone: stream.zone.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: capabilities(registry),
+    };
+    let mut options = ClientOptions::new(stream.controllers.clone(), node);
+    options.join_token = match (&stream.join_token, &stream.join_token_file) {
+        (Some(token), _) => Some(token.clone()),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| StartError::Stream(format!("cannot read {}: {error}", path.display())))?;
+            Some(Secret::new(text.trim()))
+        }
+        (None, None) => None,
+    };
+    if let Some(ca) = &stream.ca_file {
+        let mut tls = ClientTls::new(read_certificates(ca).map_err(|error| bad(&error))?);
+        if let (Some(cert), Some(key)) = (&stream.cert_file, &stream.key_file) {
+            tls = tls.with_identity(TlsIdentity::from_files(cert, key).map_err(|error| bad(&error))?);
+        }
+        if let Some(name) = &stream.server_name {
+            tls = tls.with_server_name(name.clone());
+        }
+        options.tls = Some(tls);
+    }
+    Ok(Some(options))
+}
+
+fn capabilities(registry: &Registry) -> Capabilities {
+    let build = Capabilities::of_this_build();
+    registry.iter().fold(build, |capabilities, registered| {
+        let version = registered.definition.version();
+        let major = version.split('.').next().unwrap_or(version);
+        capabilities.with(format!("policy/{}/{major}", registered.definition.name()))
+    })
+}
+
+fn gauges(sink: &RuntimeSink) -> Vec<Gauge> {
+    let status = sink.status();
+    let flag = |on: bool| if on { 1.0 } else { 0.0 };
+    let gauge = |name, help, value| Gauge { name, help, value };
+    let (epoch, revision) = (status.position.epoch.0 as f64, status.position.revision.0 as f64);
+    let age = status.age.map_or(-1.0, |age| age.as_secs_f64());
+    vec![
+        gauge("ferrogate_runtime_epoch", "Epoch of the snapshot served", epoch),
+        gauge("ferrogate_runtime_revision", "Revision of the snapshot served", revision),
+        gauge(
+            "ferrogate_runtime_revision_persisted",
+            "Revision that would survive a crash",
+            status.persisted.revision.0 as f64,
+        ),
+        gauge("ferrogate_runtime_snapshot_age_seconds", "Since the last update; -1 before the first", age),
+        gauge(
+            "ferrogate_runtime_from_cache",
+            "1 while serving last-known-good, no controller heard since the start",
+            flag(status.from_cache),
+        ),
+        gauge(
+            "ferrogate_runtime_controller_connected",
+            "1 while the config stream is up",
+            flag(status.controller.is_some()),
+        ),
+        gauge(
+            "ferrogate_runtime_rejects",
+            "Artifacts whose delivered version was refused",
+            status.rejects.len() as f64,
+        ),
+        gauge("ferrogate_runtime_routes", "Routes served", status.routes as f64),
+        gauge("ferrogate_runtime_routes_poisoned", "Routes that answer a fixed 500", status.poisoned as f64),
+        gauge(
+            "policy_engine_policy_chains_loaded",
+            "Routes with their policies compiled",
+            status.routes as f64,
+        ),
+    ]
+}
