@@ -76,7 +76,10 @@ impl PostgresServer {
         let binaries = options.binaries.clone().map_or_else(find_binaries, Ok)?;
         let server = PostgresServer::in_new_home(binaries)?;
         let data = server.data();
-        server.run("initdb", &["-D", &text(&data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])?;
+        server.run(
+            "initdb",
+            &["-D", &text(&data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        )?;
         server.configure(&options.settings)?;
         server.start_again()?;
         Ok(server)
@@ -86,7 +89,10 @@ impl PostgresServer {
     pub fn standby(&self) -> io::Result<PostgresServer> {
         let standby = PostgresServer::in_new_home(self.binaries.clone())?;
         let source = format!("host=127.0.0.1 port={} user=postgres", self.port);
-        standby.run("pg_basebackup", &["-D", &text(&standby.data()), "-d", &source, "-R", "-X", "stream", "-c", "fast"])?;
+        standby.run(
+            "pg_basebackup",
+            &["-D", &text(&standby.data()), "-d", &source, "-R", "-X", "stream", "-c", "fast"],
+        )?;
         standby.configure(&[])?;
         standby.start_again()?;
         Ok(standby)
@@ -111,7 +117,10 @@ impl PostgresServer {
 
     /// Runs statements as the superuser and answers what they print, unaligned.
     pub fn psql(&self, database: &str, sql: &str) -> io::Result<String> {
-        self.run("psql", &["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-c", sql])
+        self.run(
+            "psql",
+            &["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-c", sql],
+        )
     }
 
     /// Stops the server.

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A whole gateway of real processes on loopback: PostgreSQL, controllers in zones,
+//! runtimes that know all of them, and one backend. Tests and measurements build one,
+//! break it, and ask it questions through [`crate::management::Management`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::backend::Backend;
+use crate::management::Management;
+use crate::postgres::PostgresServer;
+use crate::process::{Process, Spec};
+
+/// The admin password of every test cluster: nothing listens beyond loopback.
+pub const PASSWORD: &str = "correct-horse-battery";
+
+/// What to build.
+pub struct Shape<'a> {
+    /// The ferrogate binary.
+    pub binary: &'a Path,
+    /// Zone of each controller.
+    pub controllers: &'a [&'a str],
+    /// Zone of each runtime.
+    pub runtimes: &'a [&'a str],
+}
+
+/// A running gateway.
+pub struct Cluster {
+    /// The database server, to be stopped and started.
+    pub postgres: PostgresServer,
+    /// In the order of the shape.
+    pub controllers: Vec<Process>,
+    /// In the order of the shape.
+    pub runtimes: Vec<Process>,
+    /// What the routes point at.
+    pub backend: Backend,
+    root: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts everything and waits until every runtime is ready.
+    ///
+    /// # Errors
+    /// When a part does not start; the message carries its log.
+    pub async fn start(shape: Shape<'_>) -> anyhow::Result<Cluster> {
+        let root = tempfile::tempdir()?;
+        let postgres = PostgresServer::start().context("cannot start PostgreSQL")?;
+        let database = postgres.create_database().context("cannot create a database")?;
+        let backend = Backend::start().await?;
+        let token = root.path().join("join-token");
+        std::fs::write(&token, "a-token-for-this-cluster-only")?;
+        let mut controllers = Vec::new();
+        for (index, zone) in shape.controllers.iter().enumerate() {
+            let spec = controller_spec(&shape, root.path(), &token, &database, index, zone);
+            controllers.push(spec.start().await?);
+        }
+        let streams: Vec<String> = controllers.iter().map(|controller| controller.url("stream")).collect();
+        let mut runtimes = Vec::new();
+        for (index, zone) in shape.runtimes.iter().enumerate() {
+            let spec = runtime_spec(&shape, root.path(), &token, &streams, index, zone);
+            runtimes.push(spec.start().await?);
+        }
+        let cluster = Cluster { postgres, controllers, runtimes, backend, root };
+        for runtime in &cluster.runtimes {
+            Management::wait_ready(&runtime.url("readiness"), Duration::from_secs(60)).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// A client of one controller.
+    #[must_use]
+    pub fn management(&self, controller: usize) -> Management {
+        Management::new(self.controllers[controller].url("management"))
+    }
+
+    /// The base URL of a runtime's HTTP listener.
+    #[must_use]
+    pub fn traffic(&self, runtime: usize) -> String {
+        self.runtimes[runtime].url("http")
+    }
+
+    /// Kills a controller and starts it again on the same addresses.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart_controller(&mut self, index: usize) -> anyhow::Result<()> {
+        restart(&mut self.controllers[index]).await
+    }
+
+    /// Kills a runtime and starts it again on the same addresses, its disk as it was.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart_runtime(&mut self, index: usize) -> anyhow::Result<()> {
+        restart(&mut self.runtimes[index]).await
+    }
+
+    /// The folder that holds every replica's data directory and log.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+}
+
+async fn restart(process: &mut Process) -> anyhow::Result<()> {
+    let spec = process.pinned_spec();
+    process.kill().await?;
+    *process = spec.start().await?;
+    Ok(())
+}
+
+fn controller_spec(
+    shape: &Shape<'_>,
+    root: &Path,
+    token: &Path,
+    database: &str,
+    index: usize,
+    zone: &str,
+) -> Spec {
+    let name = format!("controller-{}", index + 1);
+    let mut args =
+        strings(&["controller", "--replica-id", &name, "--zone", zone, "--database-url", database]);
+    args.extend(strings(&["--join-token-file", &token.display().to_string()]));
+    for listener in ["management", "admin", "metrics", "stream"] {
+        args.extend(strings(&[&format!("--listen-{listener}"), "127.0.0.1:0"]));
+    }
+    spec(shape, root, name, args)
+}
+
+fn runtime_spec(
+    shape: &Shape<'_>,
+    root: &Path,
+    token: &Path,
+    streams: &[String],
+    index: usize,
+    zone: &str,
+) -> Spec {
+    let name = format!("runtime-{}", index + 1);
+    let mut args = strings(&["runtime", "--runtime-id", &name, "--zone", zone, "--workers", "1"]);
+    for url in streams {
+        args.extend(strings(&["--controller", url]));
+    }
+    args.extend(strings(&["--join-token-file", &token.display().to_string()]));
+    for listener in ["http", "admin", "metrics", "readiness"] {
+        args.extend(strings(&[&format!("--listen-{listener}"), "127.0.0.1:0"]));
+    }
+    args.extend(strings(&["--listen-https", "off"]));
+    spec(shape, root, name, args)
+}
+
+fn spec(shape: &Shape<'_>, root: &Path, name: String, args: Vec<String>) -> Spec {
+    let data_dir: PathBuf = root.join(&name);
+    let env = vec![("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())];
+    Spec { binary: shape.binary.to_owned(), name, args, env, data_dir }
+}
+
+fn strings(args: &[&str]) -> Vec<String> {
+    args.iter().map(|arg| (*arg).to_owned()).collect()
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Real processes of the real binary: started on free ports, found by the listener file
+//! each role writes, ended by signal. Everything a fault test does to a replica it does
+//! here, by the process's own id.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::eventually::eventually;
+
+/// How long a process may take to write its listener file: a debug build on a busy machine included.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How to start one replica, kept so that it can be started again with the same identity.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The binary.
+    pub binary: PathBuf,
+    /// Its name in messages and its log file.
+    pub name: String,
+    /// The role and its flags; listeners should name port 0 on the first start.
+    pub args: Vec<String>,
+    /// Additional environment.
+    pub env: Vec<(String, String)>,
+    /// `--data-dir`, which also receives the log.
+    pub data_dir: PathBuf,
+}
+
+/// A running replica. Dropping it kills it.
+pub struct Process {
+    spec: Spec,
+    child: Child,
+    listeners: BTreeMap<String, SocketAddr>,
+}
+
+impl Spec {
+    /// Starts the process and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// When it exits or stays silent; the message carries the end of its log.
+    pub async fn start(&self) -> anyhow::Result<Process> {
+        std::fs::create_dir_all(&self.data_dir)?;
+        let listener_file = self.data_dir.join("listeners.json");
+        if listener_file.exists() {
+            std::fs::remove_file(&listener_file)?;
+        }
+        let log = std::fs::File::options().create(true).append(true).open(self.log_path())?;
+        let mut child = Command::new(&self.binary)
+            .args(&self.args)
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.binary.display()))?;
+        let found = eventually(START_DEADLINE, || {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(Err(status));
+            }
+            read_listeners(&listener_file).map(Ok)
+        })
+        .await;
+        match found {
+            Some(Ok(listeners)) => Ok(Process { spec: self.clone(), child, listeners }),
+            Some(Err(status)) => bail!("{} exited with {status}:\n{}", self.name, self.log_tail()),
+            None => bail!("{} did not start listening:\n{}", self.name, self.log_tail()),
+        }
+    }
+
+    /// The file that receives standard output and standard error.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.data_dir.join("process.log")
+    }
+
+    fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(20);
+        lines.get(from..).unwrap_or_default().join("\n")
+    }
+}
+
+impl Process {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Where its listener of this name is bound.
+    ///
+    /// # Panics
+    /// When the role has no such listener: a mistake in the test.
+    #[must_use]
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        match self.listeners.get(listener) {
+            Some(address) => *address,
+            None => {
+                unreachable!("{} has no listener '{listener}', only {:?}", self.spec.name, self.listeners)
+            }
+        }
+    }
+
+    /// `http://` and the address of a listener.
+    #[must_use]
+    pub fn url(&self, listener: &str) -> String {
+        format!("http://{}", self.address(listener))
+    }
+
+    /// The spec it was started from, with port 0 replaced by the ports it got, so that a
+    /// restart comes back where its peers expect it.
+    #[must_use]
+    pub fn pinned_spec(&self) -> Spec {
+        let mut spec = self.spec.clone();
+        for (name, address) in &self.listeners {
+            let flag = format!("--listen-{name}");
+            let value = spec.args.iter().position(|arg| *arg == flag).map(|index| index + 1);
+            if let Some(value) = value.and_then(|index| spec.args.get_mut(index)) {
+                *value = address.to_string();
+            }
+        }
+        spec
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone already.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        kill_process(id.context("the process has ended")?, signal)?;
+        Ok(())
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    ///
+    /// # Errors
+    /// When it could not be waited for.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("cannot kill")
+    }
+
+    /// SIGTERM, and waits for it to end by itself.
+    ///
+    /// # Errors
+    /// When it does not end within the deadline.
+    pub async fn terminate(&mut self, deadline: Duration) -> anyhow::Result<std::process::ExitStatus> {
+        self.signal(Signal::TERM)?;
+        Ok(tokio::time::timeout(deadline, self.child.wait()).await.context("did not end on SIGTERM")??)
+    }
+}
+
+fn read_listeners(file: &Path) -> Option<BTreeMap<String, SocketAddr>> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+}
