@@ -7,10 +7,8 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
-    let files = [
-        root.join("envoy/service/discovery/v3/discovery.proto"),
-        root.join("ferrogate/v1/resources.proto"),
-    ];
+    let files =
+        [root.join("envoy/service/discovery/v3/discovery.proto"), root.join("ferrogate/v1/resources.proto")];
     let descriptors = protox::compile(files, [&root])?;
     tonic_prost_build::configure()
         .include_file("protocol.rs")

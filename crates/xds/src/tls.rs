@@ -127,9 +127,8 @@ impl ClientTls {
     }
 
     pub(crate) fn to_tonic(&self) -> ClientTlsConfig {
-        let mut config = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.ca))
-            .timeout(HANDSHAKE_TIMEOUT);
+        let mut config =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.ca)).timeout(HANDSHAKE_TIMEOUT);
         if let Some(identity) = &self.identity {
             config = config.identity(identity.to_tonic());
         }
@@ -149,8 +148,8 @@ pub fn read_certificates(path: &Path) -> Result<String, TlsError> {
 }
 
 fn read(path: &Path, label: &str, what: &'static str) -> Result<String, TlsError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
     // Keys say "PRIVATE KEY", "EC PRIVATE KEY" or "RSA PRIVATE KEY"; the handshake library
     // does the real parsing, this only makes the wrong file a readable error.
     let found = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label));

@@ -345,7 +345,8 @@ fn what_this_version_cannot_decode_is_refused_alone() {
     for response in &mut link.down {
         for resource in &mut response.resources {
             if resource.name == name(1).to_string() {
-                resource.resource.as_mut().unwrap().type_url = "type.googleapis.com/ferrogate.v9.New".to_owned();
+                resource.resource.as_mut().unwrap().type_url =
+                    "type.googleapis.com/ferrogate.v9.New".to_owned();
             }
         }
     }

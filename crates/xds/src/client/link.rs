@@ -104,7 +104,8 @@ impl Dial {
             .delta_aggregated_resources(request)
             .await
             .map_err(|status| LinkError::Refused(Box::new(status)))?;
-        let text = |key| response.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let text =
+            |key| response.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let controller = text(HEADER_CONTROLLER).unwrap_or_else(|| self.url.clone());
         let zone = text(HEADER_ZONE);
         Ok(Link { controller, zone, requests, responses: response.into_inner() })

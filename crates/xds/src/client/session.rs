@@ -173,11 +173,8 @@ impl Session {
             }
             Err(error) => {
                 let version = wire::stated_version(&message);
-                let reject = Reject {
-                    resource: message.name.clone(),
-                    revision: version.0,
-                    reason: error.to_string(),
-                };
+                let reject =
+                    Reject { resource: message.name.clone(), revision: version.0, reason: error.to_string() };
                 assembling.rejects.insert(message.name.clone(), reject);
                 // Delivered without content, so that the sink refuses it and keeps the last
                 // good version: were it left out, a full update would drop that one.

@@ -99,7 +99,11 @@ pub enum ServeError {
 impl ServerOptions {
     /// With the defaults for everything that is not identity.
     #[must_use]
-    pub fn new(gateway: GatewayId, controller_id: impl Into<String>, zone: impl Into<String>) -> ServerOptions {
+    pub fn new(
+        gateway: GatewayId,
+        controller_id: impl Into<String>,
+        zone: impl Into<String>,
+    ) -> ServerOptions {
         ServerOptions {
             gateway,
             controller_id: controller_id.into(),
@@ -128,7 +132,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(ServeError::Listener)?;
-    let authenticated = options.join_token.is_some() || options.tls.as_ref().is_some_and(ServerTls::asks_clients);
+    let authenticated =
+        options.join_token.is_some() || options.tls.as_ref().is_some_and(ServerTls::asks_clients);
     if !authenticated && !address.ip().is_loopback() {
         return Err(ServeError::Unprotected(address));
     }

@@ -147,7 +147,11 @@ impl Session {
     ///
     /// # Errors
     /// When the stream must end.
-    pub fn receive(&mut self, now: Duration, request: DeltaDiscoveryRequest) -> Result<Option<Report>, Ending> {
+    pub fn receive(
+        &mut self,
+        now: Duration,
+        request: DeltaDiscoveryRequest,
+    ) -> Result<Option<Report>, Ending> {
         if self.base.is_none() {
             let hello = hello::from_message(request)?;
             return self.introduce(now, hello).map(|runtime| Some(Report::Connected(runtime)));

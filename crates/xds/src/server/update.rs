@@ -45,7 +45,12 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(mark: Mark, line_digest: Digest, upserts: Vec<Encoded>, removes: Vec<ResourceName>) -> Flight {
+    pub(super) fn new(
+        mark: Mark,
+        line_digest: Digest,
+        upserts: Vec<Encoded>,
+        removes: Vec<ResourceName>,
+    ) -> Flight {
         let sent = Sent {
             position: mark.position,
             full: mark.full,
@@ -78,14 +83,19 @@ impl Flight {
 
     /// The next response, and what was sent in all when it is the last. `None` when
     /// everything has been sent.
-    pub(super) fn next(&mut self, limits: ChunkLimits, nonce: String) -> Option<(DeltaDiscoveryResponse, Option<Sent>)> {
+    pub(super) fn next(
+        &mut self,
+        limits: ChunkLimits,
+        nonce: String,
+    ) -> Option<(DeltaDiscoveryResponse, Option<Sent>)> {
         if !self.unsent() {
             return None;
         }
         let mut chunk = Vec::new();
         let mut bytes = 0_usize;
         while let Some(next) = self.upserts.front() {
-            let fits = bytes.saturating_add(next.bytes.len()) <= limits.bytes && chunk.len() < limits.resources;
+            let fits =
+                bytes.saturating_add(next.bytes.len()) <= limits.bytes && chunk.len() < limits.resources;
             // At least one goes into every response, or a large one would stop the line.
             if !fits && !chunk.is_empty() {
                 break;

@@ -46,8 +46,8 @@ pub(crate) fn from_message(message: &Resource) -> Result<Mark, WireError> {
     if payload.type_url != TYPE_URL {
         return Err(WireError::UnknownType(payload.type_url.clone()));
     }
-    let mark = SyncMark::decode(payload.value.clone())
-        .map_err(|error| WireError::Malformed(error.to_string()))?;
+    let mark =
+        SyncMark::decode(payload.value.clone()).map_err(|error| WireError::Malformed(error.to_string()))?;
     let digest = Digest::from_bytes(&mark.digest)
         .ok_or_else(|| WireError::Malformed("a digest has 32 bytes".to_owned()))?;
     Ok(Mark {

@@ -25,8 +25,7 @@ pub(super) fn encode(resource: &Resource) -> Bytes {
 
 pub(super) fn decode(bytes: &Bytes) -> Result<Resource, WireError> {
     // Decoding from shared bytes lets the document share them too.
-    let message =
-        RestApi::decode(bytes.clone()).map_err(|error| WireError::Malformed(error.to_string()))?;
+    let message = RestApi::decode(bytes.clone()).map_err(|error| WireError::Malformed(error.to_string()))?;
     Ok(Resource {
         name: ResourceName::new(Kind::RestApi, Handle::try_new(&message.handle)?),
         version: Revision(message.revision),
