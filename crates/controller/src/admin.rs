@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The admin server (contract 1.6) and the metrics server: health, sync status, config
+//! dump. Health answers 200 whatever happens, as the contract has it, and says beside it
+//! what the truth is; `/ready` is the one for orchestrators. The dump shows sources, in
+//! which templates are unrendered, with values under telling names redacted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, OriginalUri, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use ferrogate_base::readiness::Readiness;
+use ferrogate_base::telemetry::METRICS_CONTENT_TYPE;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::api::App;
+use crate::api::documents::timestamp;
+use crate::api::json::json as answer;
+use crate::api::middleware::{authorization, deprecation_headers, method_not_allowed, not_found};
+use crate::api::policies::catalogue;
+use crate::auth::{Auth, Denied, roles};
+use crate::listener::Peer;
+use crate::replicate::StoreState;
+
+const BASE: &str = "/api/admin/v1";
+/// Shown in place of a value that may be a secret.
+const REDACTED: &str = "******";
+/// A value under a key that contains one of these, in lower case, is not shown.
+const TELLING: [&str; 8] =
+    ["password", "secret", "token", "credential", "apikey", "authorization", "privatekey", "passphrase"];
+
+/// What the admin handlers share.
+pub struct Admin {
+    /// What the management API shares.
+    pub app: Arc<App>,
+    /// Whether this controller is ready.
+    pub readiness: Readiness,
+    /// Who may call; `*` is anybody.
+    pub allowed_ips: Vec<String>,
+    /// Whether the dump exists.
+    pub config_dump: bool,
+}
+
+/// The admin server.
+pub fn router(admin: Arc<Admin>) -> Router {
+    let guarded = Router::new()
+        .route("/config_dump", get(config_dump))
+        .route("/xds_sync_status", get(sync_status))
+        .route_layer(from_fn_with_state(Arc::clone(&admin), guard));
+    let open = Router::new().route("/health", get(health)).route("/ready", get(ready));
+    let known = guarded.merge(open);
+    Router::new()
+        .nest(BASE, known.clone())
+        .merge(known.route_layer(from_fn(deprecate)))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(admin)
+}
+
+/// The metrics server.
+pub fn metrics_router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(admin)
+}
+
+async fn health(State(admin): State<Arc<Admin>>) -> Response {
+    let position = admin.app.replica.position();
+    let mut body = json!({
+        "status": "healthy",
+        "timestamp": now(),
+        "ready": admin.readiness.is_ready(),
+        "epoch": position.epoch.0,
+        "revision": position.revision.0,
+    });
+    match admin.app.replica.store_state() {
+        StoreState::Starting => body["store"] = Value::from("starting"),
+        StoreState::Available => body["store"] = Value::from("available"),
+        // The reason names hosts; it is in the log and not for everybody.
+        StoreState::Unavailable { .. } => body["store"] = Value::from("unavailable"),
+    }
+    answer(StatusCode::OK, &body)
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    let reasons = admin.readiness.reasons();
+    if reasons.is_empty() {
+        return answer(StatusCode::OK, &json!({"status": "ready"}));
+    }
+    answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reasons": reasons}))
+}
+
+async fn sync_status(State(admin): State<Arc<Admin>>) -> Response {
+    let position = admin.app.replica.position();
+    let body = json!({
+        "component": "gateway-controller",
+        "timestamp": now(),
+        "policy_chain_version": position.revision.to_string(),
+        "epoch": position.epoch.to_string(),
+    });
+    answer(StatusCode::OK, &body)
+}
+
+async fn config_dump(State(admin): State<Arc<Admin>>) -> Response {
+    if !admin.config_dump {
+        return not_found().await;
+    }
+    let mut apis = Vec::new();
+    if let Some(snapshot) = admin.app.replica.current() {
+        for entry in snapshot.entries() {
+            let stored = &entry.stored;
+            let mut configuration = serde_json::from_str(&stored.source).unwrap_or(Value::Null);
+            redact(&mut configuration);
+            apis.push(json!({
+                "id": stored.uuid.to_string(),
+                "configuration": configuration,
+                "metadata": {
+                    "status": if stored.payload.is_some() { "deployed" } else { "undeployed" },
+                    "createdAt": timestamp(stored.created_at),
+                    "updatedAt": timestamp(stored.updated_at),
+                    "deployedAt": stored.payload.as_ref().and_then(|_| timestamp(stored.updated_at)),
+                },
+            }));
+        }
+    }
+    let policies = catalogue(&admin.app.admission.registry);
+    let body = json!({
+        "status": "success",
+        "timestamp": now(),
+        "statistics": {
+            "totalApis": apis.len(),
+            "totalPolicies": policies.len(),
+            "totalCertificates": 0,
+            "totalCertificateBytes": 0,
+        },
+        "apis": apis,
+        "policies": policies,
+        "certificates": [],
+        "xds_sync": {"policy_chain_version": admin.app.replica.position().revision.to_string()},
+    });
+    answer(StatusCode::OK, &body)
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.app.metrics.encode() {
+        Ok(text) => ([(CONTENT_TYPE, HeaderValue::from_static(METRICS_CONTENT_TYPE))], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn deprecate(OriginalUri(uri): OriginalUri, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    deprecation_headers(&mut response, BASE, uri.path());
+    response
+}
+
+/// The address first, then the role: a caller from elsewhere learns nothing about passwords.
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.0.ip());
+    if !peer.is_some_and(|address| is_allowed(&admin.allowed_ips, address)) {
+        return (StatusCode::FORBIDDEN, "Forbidden\n").into_response();
+    }
+    match administrator(&admin, authorization(&request), peer).await {
+        Ok(()) => next.run(request).await,
+        Err(denied) => denied.into_response(),
+    }
+}
+
+async fn administrator(admin: &Admin, header: Option<String>, peer: Option<IpAddr>) -> Result<(), Denied> {
+    let source = peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    let principal = admin.app.auth.authenticate(header.as_deref(), source).await?;
+    Auth::require(&principal, &[roles::ADMIN])
+}
+
+fn is_allowed(allowed: &[String], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    allowed.iter().any(|entry| match entry.as_str() {
+        "*" | "0.0.0.0/0" => true,
+        exact => exact.parse::<IpAddr>().is_ok_and(|exact| exact.to_canonical() == address),
+    })
+}
+
+fn redact(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let name = name.to_lowercase().replace(['-', '_'], "");
+                if TELLING.iter().any(|telling| name.contains(telling))
+                    && !field.is_object()
+                    && !field.is_array()
+                {
+                    *field = Value::from(REDACTED);
+                } else {
+                    redact(field);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// RFC 3339 in whole seconds.
+fn now() -> String {
+    let seconds = Timestamp::now().as_second();
+    Timestamp::from_second(seconds).unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{is_allowed, redact};
+
+    #[test]
+    fn telling_names_are_redacted_at_any_depth() {
+        let mut value = json!({
+            "spec": {"policies": [{"name": "basic-auth", "params": {"users": [{"username": "u", "Password": "p"}]}}]},
+            "client_secret": 7,
+            "tokens": ["kept: a list is looked into", {"api-key": "k"}],
+        });
+        redact(&mut value);
+        assert_eq!(
+            value.pointer("/spec/policies/0/params/users/0"),
+            Some(&json!({"username": "u", "Password": "******"}))
+        );
+        assert_eq!(value["client_secret"], "******");
+        assert_eq!(value.pointer("/tokens/1/api-key"), Some(&json!("******")));
+    }
+
+    #[test]
+    fn addresses_are_any_or_exact() {
+        let list = |entries: &[&str]| entries.iter().map(|entry| (*entry).to_owned()).collect::<Vec<_>>();
+        let home = "127.0.0.1".parse().expect("an address");
+        assert!(is_allowed(&list(&["*"]), home));
+        assert!(is_allowed(&list(&["10.0.0.1", "127.0.0.1"]), home));
+        assert!(is_allowed(&list(&["127.0.0.1"]), "::ffff:127.0.0.1".parse().expect("an address")));
+        assert!(!is_allowed(&list(&["10.0.0.0/8", "127.0.0.2"]), home));
+        assert!(!is_allowed(&[], home));
+    }
+}

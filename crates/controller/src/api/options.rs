@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a request says beside its document: query parameters, preconditions, the
+//! idempotency key, and how its body is written. Everything is parsed here, once, so
+//! that handlers work with values that cannot be wrong.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use ferrogate_model::document::Format;
+use ferrogate_model::{Revision, duration};
+use ferrogate_store::Guard;
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, IF_MATCH};
+use http_body_util::LengthLimitError;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::error::ApiError;
+use crate::status::live::Scope;
+
+/// How long `wait=live` waits when the client names no timeout.
+const DEFAULT_WAIT: Duration = Duration::from_secs(5);
+/// The longest wait; a longer one is shortened, for a connection is held open meanwhile.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Query parameters of every write.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct WriteQuery {
+    /// `true`: validate and compile, store nothing.
+    pub dry_run: Option<String>,
+    /// `live`: answer when every connected runtime in scope serves the revision.
+    pub wait: Option<String>,
+    /// How long to wait, as a duration such as `5s`; at most `60s`.
+    pub timeout: Option<String>,
+    /// `all` or `zone:<name>`.
+    pub scope: Option<String>,
+    /// `true`: refuse unknown fields instead of warning about them.
+    pub strict: Option<String>,
+}
+
+/// How a write is to be done.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// Store nothing.
+    pub dry_run: bool,
+    /// Wait until live.
+    pub wait: Option<Wait>,
+    /// Refuse unknown fields.
+    pub strict: bool,
+    /// The batch id: the client's key, or a fresh one.
+    pub batch: Uuid,
+    /// `If-Match`.
+    pub if_match: Option<IfMatch>,
+}
+
+/// How to wait until live.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// For how long.
+    pub timeout: Duration,
+    /// For whom.
+    pub scope: Scope,
+}
+
+/// An `If-Match` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// `*`.
+    Any,
+    /// One revision.
+    Revision(Revision),
+}
+
+impl WriteOptions {
+    /// Reads query and headers.
+    ///
+    /// # Errors
+    /// When one of them is malformed.
+    pub fn read(query: &WriteQuery, headers: &HeaderMap) -> Result<WriteOptions, ApiError> {
+        let wait = match query.wait.as_deref().filter(|text| !text.is_empty()) {
+            None => None,
+            Some("live") => Some(Wait { timeout: timeout(query)?, scope: scope(query)? }),
+            Some(_) => return Err(bad("query parameter 'wait' can only be 'live'")),
+        };
+        Ok(WriteOptions {
+            dry_run: flag("dryRun", query.dry_run.as_deref())?,
+            wait,
+            strict: flag("strict", query.strict.as_deref())?,
+            batch: batch(headers)?,
+            if_match: if_match(headers)?,
+        })
+    }
+
+    /// The guard of a write to an artifact that must exist.
+    #[must_use]
+    pub const fn guard_present(&self) -> Guard {
+        match self.if_match {
+            None | Some(IfMatch::Any) => Guard::Present,
+            Some(IfMatch::Revision(revision)) => Guard::AtRevision(revision),
+        }
+    }
+}
+
+/// Reads a body up to a limit, as text.
+///
+/// # Errors
+/// When it is too large, breaks off, or is not UTF-8.
+pub async fn read_body(body: Body, limit: usize) -> Result<String, ApiError> {
+    let bytes = to_bytes(body, limit).await.map_err(|error| {
+        let mut source: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(cause) = source {
+            if cause.is::<LengthLimitError>() {
+                return ApiError::TooLarge { limit };
+            }
+            source = cause.source();
+        }
+        bad("Failed to read request body")
+    })?;
+    String::from_utf8(bytes.into()).map_err(|_| bad("failed to parse configuration: the body is not UTF-8"))
+}
+
+/// How the body says it is written (contract 1.4): the exact media types, else both are tried.
+#[must_use]
+pub fn format(headers: &HeaderMap) -> Format {
+    match headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes) {
+        Some(b"application/yaml" | b"application/x-yaml" | b"text/yaml") => Format::Yaml,
+        Some(b"application/json") => Format::Json,
+        Some(_) | None => Format::Either,
+    }
+}
+
+fn flag(name: &str, text: Option<&str>) -> Result<bool, ApiError> {
+    match text {
+        None | Some("" | "false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(bad(format!("query parameter '{name}' must be 'true' or 'false'"))),
+    }
+}
+
+fn timeout(query: &WriteQuery) -> Result<Duration, ApiError> {
+    let Some(text) = query.timeout.as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(DEFAULT_WAIT);
+    };
+    let parsed = duration::parse_go(text);
+    parsed
+        .map(|wanted| wanted.min(MAX_WAIT))
+        .ok_or_else(|| bad("query parameter 'timeout' must be a duration such as '5s' or '500ms'"))
+}
+
+fn scope(query: &WriteQuery) -> Result<Scope, ApiError> {
+    Scope::parse(query.scope.as_deref().unwrap_or_default())
+        .ok_or_else(|| bad("query parameter 'scope' must be 'all' or 'zone:<name>'"))
+}
+
+fn batch(headers: &HeaderMap) -> Result<Uuid, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(Uuid::new_v4()) };
+    let parsed = key.to_str().ok().and_then(|text| Uuid::parse_str(text.trim().trim_matches('"')).ok());
+    parsed.ok_or_else(|| bad("header 'Idempotency-Key' must be a UUID"))
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, ApiError> {
+    let Some(header) = headers.get(IF_MATCH) else { return Ok(None) };
+    let text = header.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(Some(IfMatch::Any));
+    }
+    let number = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).and_then(|n| n.parse().ok());
+    number
+        .map(|number| Some(IfMatch::Revision(Revision(number))))
+        .ok_or_else(|| bad("header 'If-Match' must be '*' or one entity tag of this API, such as \"42\""))
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError::BadRequest(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use ferrogate_model::Revision;
+    use ferrogate_model::document::Format;
+    use ferrogate_store::Guard;
+    use http::{HeaderMap, HeaderValue};
+
+    use super::{ApiError, WriteOptions, WriteQuery, format, read_body};
+
+    fn read(name: &'static str, value: &'static str) -> Result<WriteOptions, ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        WriteOptions::read(&WriteQuery::default(), &headers)
+    }
+
+    #[test]
+    fn preconditions_become_guards() {
+        for (value, guard) in [
+            ("*", Some(Guard::Present)),
+            ("\"7\"", Some(Guard::AtRevision(Revision(7)))),
+            ("7", None),
+            ("W/\"7\"", None),
+        ] {
+            assert_eq!(read("if-match", value).ok().map(|options| options.guard_present()), guard, "{value}");
+        }
+        assert!(read("idempotency-key", "not-a-uuid").is_err());
+        assert!(read("idempotency-key", "6f2b0a5e-38a5-4c3e-9d9b-0a54b6b3a001").is_ok());
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_refused() {
+        let with = |change: fn(&mut WriteQuery)| {
+            let mut query = WriteQuery { wait: Some("live".to_owned()), ..WriteQuery::default() };
+            change(&mut query);
+            WriteOptions::read(&query, &HeaderMap::new())
+        };
+        assert!(with(|_| {}).expect("plain").wait.is_some());
+        let long = with(|query| query.timeout = Some("10h".to_owned())).expect("shortened");
+        assert_eq!(long.wait.expect("waits").timeout, super::MAX_WAIT);
+        assert!(with(|query| query.timeout = Some("soon".to_owned())).is_err());
+        assert!(with(|query| query.scope = Some("region:a".to_owned())).is_err());
+        assert!(with(|query| query.wait = Some("forever".to_owned())).is_err());
+        assert!(with(|query| query.dry_run = Some("1".to_owned())).is_err());
+    }
+
+    #[test]
+    fn only_exact_media_types_decide_the_format() {
+        for (value, expected) in [
+            ("application/json", Format::Json),
+            ("text/yaml", Format::Yaml),
+            ("application/x-yaml", Format::Yaml),
+            ("application/json; charset=utf-8", Format::Either),
+            ("text/plain", Format::Either),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-type", HeaderValue::from_static(value));
+            assert_eq!(format(&headers), expected, "{value}");
+        }
+        assert_eq!(format(&HeaderMap::new()), Format::Either);
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_told_apart() {
+        assert!(matches!(read_body(Body::from("12345"), 4).await, Err(ApiError::TooLarge { limit: 4 })));
+        assert_eq!(read_body(Body::from("1234"), 4).await.expect("fits"), "1234");
+        assert!(matches!(read_body(Body::from(vec![0xff]), 4).await, Err(ApiError::BadRequest(_))));
+    }
+}

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The controller's configuration: every setting, its default and its limits, under the
+//! key names of contract 7.2 where one exists there. The composition root hands in the
+//! sources and finishes the reader; nothing else in this crate reads a file's settings
+//! or the environment.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ferrogate_base::config::{ListenKeys, Reader};
+use ferrogate_base::secret::Secret;
+use ferrogate_model::document::{Defaults, MAX_BUNDLE_BYTES, MAX_DOCUMENT_BYTES};
+use ferrogate_model::template::Lookup;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use crate::auth::basic::{Password, User};
+use crate::auth::jwt::JwtSettings;
+
+/// The sections of a configuration file that are the controller's.
+pub const SECTIONS: [&str; 2] = ["controller", "immutable_gateway"];
+
+/// Keys of contract 7 that a file may hold and that have no effect here: what they tune
+/// does not exist (polling, a separate event pool), or is not built.
+const ACCEPTED: [&str; 12] = [
+    "controller.admin_server.pprof",
+    "controller.policies",
+    "controller.llm",
+    "controller.event_hub",
+    "controller.controlplane",
+    "controller.policy_server",
+    "controller.server.xds_port",
+    "controller.server.skip_invalid_deployments_on_startup",
+    "controller.encryption",
+    "controller.logging",
+    "controller.storage.postgres.max_idle_conns",
+    "immutable_gateway.artifacts_dir",
+];
+
+/// Variables of the environment that templates do not see: they configure the gateway
+/// itself, its passwords included.
+const HIDDEN_PREFIXES: [&str; 2] = ["FERROGATE_", "APIP_GW_"];
+
+const MAX_KEPT: u64 = 100_000_000;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The controller's configuration.
+#[derive(Clone)]
+pub struct Config {
+    /// The gateway this controller serves; controllers of one gateway share it.
+    pub gateway_id: String,
+    /// This controller, unique within the gateway.
+    pub replica_id: String,
+    /// Where it runs.
+    pub zone: String,
+    /// Where its files are.
+    pub data_dir: PathBuf,
+    /// Where the store is; may hold a password.
+    pub database_url: Secret,
+    /// Connections to the store.
+    pub pool_size: u32,
+    /// Where the management API listens.
+    pub management: Option<SocketAddr>,
+    /// Where the admin server listens.
+    pub admin: Option<SocketAddr>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Where the config stream listens.
+    pub stream: Option<SocketAddr>,
+    /// The file with the token that runtimes present.
+    pub join_token_file: Option<PathBuf>,
+    /// Certificate and key of the config stream.
+    pub stream_tls: Option<StreamTls>,
+    /// Callers of the admin server by address; `*` is anybody.
+    pub admin_allowed_ips: Vec<String>,
+    /// Whether `/config_dump` exists.
+    pub config_dump: bool,
+    /// Basic authentication; `None` when disabled.
+    pub basic: Option<Vec<User>>,
+    /// The administrator's password, when no user is configured.
+    pub admin_password: Option<Secret>,
+    /// JWT authentication.
+    pub jwt: Option<JwtSettings>,
+    /// Refuse every write.
+    pub immutable: bool,
+    /// How long requests under way may take at shutdown.
+    pub shutdown_timeout: Duration,
+    /// Revisions that stay readable.
+    pub keep_revisions: u64,
+    /// The values of omitted fields.
+    pub defaults: Defaults,
+    /// The largest document.
+    pub max_document_bytes: usize,
+    /// The largest body of `/apply`.
+    pub max_bundle_bytes: usize,
+}
+
+/// TLS of the config stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamTls {
+    /// Its certificates.
+    pub certificates: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority of the runtimes' certificates; with it they must present one.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `controller.auth.basic.users[]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfiguredUser {
+    username: String,
+    password: String,
+    #[serde(default)]
+    password_hashed: bool,
+    #[serde(default)]
+    roles: Vec<String>,
+}
+
+/// Templates of artifacts look here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Environment;
+
+impl Config {
+    /// Reads every setting; problems stay in the reader.
+    pub fn read(reader: &mut Reader<'_>) -> Config {
+        for key in ACCEPTED {
+            reader.accept(key);
+        }
+        let data_dir = reader.path("controller.data_dir", "./data");
+        let join_token_file = reader.optional_path("controller.join_token_file");
+        let stream_tls = stream_tls(reader);
+        // Without a token or certificates anybody could read every API's configuration.
+        let guarded =
+            join_token_file.is_some() || stream_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let stream_default = if guarded { "0.0.0.0:18000" } else { "127.0.0.1:18000" };
+        let defaults = Defaults::default();
+        Config {
+            gateway_id: reader.string("controller.server.gateway_id", "platform-gateway-id"),
+            replica_id: reader.string("controller.replica_id", "controller-1"),
+            zone: reader.string("controller.zone", ""),
+            database_url: database_url(reader, &data_dir),
+            pool_size: pool_size(reader),
+            management: listen(
+                reader,
+                "management",
+                "0.0.0.0:9090",
+                Some("controller.server.api_port"),
+                None,
+            ),
+            admin: listen(
+                reader,
+                "admin",
+                "0.0.0.0:9092",
+                Some("controller.admin_server.port"),
+                Some("controller.admin_server.enabled"),
+            ),
+            metrics: listen(
+                reader,
+                "metrics",
+                "0.0.0.0:9091",
+                Some("controller.metrics.port"),
+                Some("controller.metrics.enabled"),
+            ),
+            stream: listen(reader, "stream", stream_default, None, None),
+            admin_allowed_ips: reader.strings("controller.admin_server.allowed_ips", &["*"]),
+            config_dump: reader.bool("controller.admin_server.config_dump.enabled", false),
+            basic: basic(reader),
+            admin_password: reader.secret("controller.admin_password"),
+            jwt: jwt(reader),
+            immutable: reader.bool("immutable_gateway.enabled", false),
+            shutdown_timeout: reader.duration(
+                "controller.server.shutdown_timeout",
+                Duration::from_secs(15),
+                Duration::ZERO..=HOUR,
+            ),
+            keep_revisions: reader.integer("controller.history.revisions", 100_000, 1..=MAX_KEPT),
+            defaults: Defaults {
+                main_host: reader.string("router.vhosts.main.default", &defaults.main_host),
+                sandbox_host: reader.string("router.vhosts.sandbox.default", &defaults.sandbox_host),
+            },
+            max_document_bytes: size(reader, "controller.limits.document_bytes", MAX_DOCUMENT_BYTES),
+            max_bundle_bytes: size(reader, "controller.limits.bundle_bytes", MAX_BUNDLE_BYTES),
+            data_dir,
+            join_token_file,
+            stream_tls,
+        }
+    }
+}
+
+impl Lookup for Environment {
+    #[allow(clippy::disallowed_methods, reason = "this is the configuration module")]
+    fn env(&self, name: &str) -> Option<String> {
+        if HIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            return None;
+        }
+        std::env::var(name).ok()
+    }
+
+    fn secret(&self, _handle: &str) -> Option<String> {
+        None
+    }
+}
+
+fn listen(
+    reader: &mut Reader<'_>,
+    name: &str,
+    default: &str,
+    port: Option<&str>,
+    enabled: Option<&str>,
+) -> Option<SocketAddr> {
+    reader.listen(&format!("controller.listen.{name}"), default, ListenKeys { port, enabled })
+}
+
+fn size(reader: &mut Reader<'_>, key: &str, limit: usize) -> usize {
+    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+    usize::try_from(reader.integer(key, limit, 1..=limit)).unwrap_or(usize::MAX)
+}
+
+fn pool_size(reader: &mut Reader<'_>) -> u32 {
+    let size = reader.integer("controller.storage.postgres.max_open_conns", 10, 1..=1_000);
+    u32::try_from(size).unwrap_or(10)
+}
+
+/// `controller.database_url` wins; otherwise it is put together from the keys of contract 7.2.
+fn database_url(reader: &mut Reader<'_>, data_dir: &Path) -> Secret {
+    let configured = reader.secret("controller.database_url");
+    let postgres = postgres_url(reader);
+    let path = reader.optional_path("controller.storage.sqlite.path");
+    let kind = reader.choice(
+        "controller.storage.type",
+        Kind::Sqlite,
+        &[("sqlite", Kind::Sqlite), ("postgres", Kind::Postgres)],
+    );
+    if let Some(url) = configured {
+        return url;
+    }
+    match kind {
+        Kind::Sqlite => {
+            let path = path.unwrap_or_else(|| data_dir.join("gateway.db"));
+            Secret::new(format!("sqlite://{}", path.display()))
+        }
+        Kind::Postgres => postgres.unwrap_or_else(|| {
+            reader.problem("controller.storage.postgres.host", "is needed for storage.type = \"postgres\"");
+            Secret::new("postgres://localhost")
+        }),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+fn postgres_url(reader: &mut Reader<'_>) -> Option<Secret> {
+    let key = |name: &str| format!("controller.storage.postgres.{name}");
+    let dsn = reader.secret(&key("dsn"));
+    let host = reader.optional_string(&key("host"));
+    let port = reader.integer(&key("port"), 5432, 1..=u64::from(u16::MAX));
+    let database = reader.string(&key("database"), "gateway");
+    let user = reader.string(&key("user"), "gateway");
+    let password = reader.secret(&key("password"));
+    let sslmode = reader.string(&key("sslmode"), "require");
+    for ignored in ["connect_timeout", "conn_max_lifetime", "conn_max_idle_time", "application_name"] {
+        reader.accept(&key(ignored));
+    }
+    if dsn.is_some() {
+        return dsn;
+    }
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let password = password.map(|one| format!(":{}", encode(one.expose()))).unwrap_or_default();
+    let (user, database) = (encode(&user), encode(&database));
+    let host = host?;
+    Some(Secret::new(format!(
+        "postgres://{user}{password}@{host}:{port}/{database}?sslmode={}",
+        encode(&sslmode)
+    )))
+}
+
+fn stream_tls(reader: &mut Reader<'_>) -> Option<StreamTls> {
+    let key = |name: &str| format!("controller.stream.tls.{name}");
+    let certificates = reader.optional_path(&key("cert_file"));
+    let private = reader.optional_path(&key("key_file"));
+    let client_ca = reader.optional_path(&key("client_ca_file"));
+    match (certificates, private) {
+        (Some(certificates), Some(private)) => Some(StreamTls { certificates, key: private, client_ca }),
+        (None, None) => {
+            if client_ca.is_some() {
+                reader.problem(&key("client_ca_file"), "needs cert_file and key_file beside it");
+            }
+            None
+        }
+        (Some(_), None) => {
+            reader.problem(&key("cert_file"), "needs key_file beside it");
+            None
+        }
+        (None, Some(_)) => {
+            reader.problem(&key("key_file"), "needs cert_file beside it");
+            None
+        }
+    }
+}
+
+fn basic(reader: &mut Reader<'_>) -> Option<Vec<User>> {
+    const USERS: &str = "controller.auth.basic.users";
+    let enabled = reader.bool("controller.auth.basic.enabled", true);
+    let configured: Vec<ConfiguredUser> = reader.tables(USERS);
+    if configured.iter().any(|user| user.username.is_empty() || user.password.is_empty()) {
+        reader.problem(USERS, "every user needs a username and a password");
+    }
+    if configured.iter().any(|user| user.username.contains(':')) {
+        reader.problem(USERS, "a username cannot contain a colon");
+    }
+    let user = |user: ConfiguredUser| {
+        let password = Secret::new(user.password);
+        let password =
+            if user.password_hashed { Password::Hashed(password) } else { Password::Plain(password) };
+        User { name: user.username, password, roles: user.roles }
+    };
+    enabled.then(|| configured.into_iter().map(user).collect())
+}
+
+fn jwt(reader: &mut Reader<'_>) -> Option<JwtSettings> {
+    let key = |name: &str| format!("controller.auth.idp.{name}");
+    let enabled = reader.bool(&key("enabled"), false);
+    let settings = JwtSettings {
+        jwks_url: reader.string(&key("jwks_url"), ""),
+        issuer: reader.string(&key("issuer"), ""),
+        audience: reader.strings(&key("audience"), &[]),
+        roles_claim: reader.string(&key("roles_claim"), "roles"),
+        role_mapping: role_mapping(reader, &key("role_mapping")),
+    };
+    if !enabled {
+        return None;
+    }
+    for (name, value) in [
+        ("jwks_url", &settings.jwks_url),
+        ("issuer", &settings.issuer),
+        ("roles_claim", &settings.roles_claim),
+    ] {
+        if value.is_empty() {
+            reader.problem(&key(name), "is needed when auth.idp.enabled is true");
+        }
+    }
+    Some(settings)
+}
+
+fn role_mapping(reader: &mut Reader<'_>, key: &str) -> BTreeMap<String, Vec<String>> {
+    let subtree = reader.subtree(key);
+    let mapping: BTreeMap<String, Vec<String>> = serde_json::from_value(subtree).unwrap_or_else(|_| {
+        reader.problem(key, "must map each local role to a list of the provider's values");
+        BTreeMap::new()
+    });
+    if mapping.values().filter(|values| values.iter().any(|value| value == "*")).count() > 1 {
+        reader.problem(key, "only one role can be mapped from \"*\"");
+    }
+    mapping
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Admission: from a document's value to something that may be stored. Templates are
+//! rendered, the artifact is read and validated, every policy chain is compiled by the
+//! very code the runtimes run and the result dropped. Pure but for the lookups it is
+//! given; it touches neither the store nor the snapshot. A rendered payload may hold
+//! secrets: it goes to the store and the stream, never into an answer or a log.
+
+use std::sync::Arc;
+
+use ferrogate_model::document::Defaults;
+use ferrogate_model::kinds::Artifact;
+use ferrogate_model::kinds::rest_api::{DeploymentState, PolicySpec, RestApi};
+use ferrogate_model::template::{self, Lookup};
+use ferrogate_model::{Refusal as ModelRefusal, ResourceName, Violation, Violations, route};
+use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
+use serde::Deserialize as _;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// The annotation that pins the internal id (contract 2.2).
+const ARTIFACT_ID: &str = "gateway.api-platform.wso2.com/artifact-id";
+
+/// What admission needs of the world.
+pub struct Admission {
+    /// The policies there are.
+    pub registry: Arc<Registry>,
+    /// What compiled policies may touch; a trial compile touches nothing.
+    pub services: Services,
+    /// The values of omitted fields.
+    pub defaults: Defaults,
+    /// Where templates look.
+    pub lookup: Arc<dyn Lookup + Send + Sync>,
+}
+
+/// A document that may be stored.
+#[derive(Clone)]
+pub struct Admitted {
+    /// The artifact's key.
+    pub name: ResourceName,
+    /// The artifact.
+    pub artifact: Artifact,
+    /// The document as it is stored and answered: as written, with the gateway's virtual
+    /// hosts filled in where the author named none.
+    pub source: Value,
+    /// The canonical payload; `None` while undeployed.
+    pub payload: Option<String>,
+    /// What no other artifact may hold.
+    pub claims: Vec<String>,
+    /// The claim on display name and version, for telling a refusal's cause.
+    pub name_claim: String,
+    /// The internal id the document asks for.
+    pub uuid: Option<Uuid>,
+    /// Fields without effect.
+    pub warnings: Violations,
+}
+
+/// Why a document may not be stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It cannot be read as an artifact at all.
+    #[error("{0}")]
+    Unreadable(String),
+    /// A template cannot be rendered.
+    #[error("{0}")]
+    Template(String),
+    /// It breaks rules.
+    #[error("{0}")]
+    Invalid(Violations),
+}
+
+impl Admission {
+    /// Admits one document. A strict client has fields without effect refused.
+    ///
+    /// # Errors
+    /// With everything that is wrong with the document.
+    pub fn admit(&self, mut source: Value, strict: bool) -> Result<Admitted, Refusal> {
+        if let Value::Object(document) = &mut source {
+            // Written by the gateway; a client may send back what it was answered.
+            document.remove("status");
+        }
+        let rendered = template::render(&source, self.lookup.as_ref())
+            .map_err(|error| Refusal::Template(error.to_string()))?;
+        self.judge(source, &rendered.value, strict).map_err(|refusal| redacted(refusal, &rendered.secrets))
+    }
+
+    /// What is admitted keeps the source; what is judged has its templates rendered.
+    fn judge(&self, mut source: Value, rendered: &Value, strict: bool) -> Result<Admitted, Refusal> {
+        let parsed = match RestApi::parse(rendered, &self.defaults) {
+            Ok(parsed) => parsed,
+            Err(ModelRefusal::Unreadable(error)) => return Err(Refusal::Unreadable(error.to_string())),
+            Err(ModelRefusal::Invalid(violations)) => {
+                return Err(Refusal::Invalid(self.with_policies(violations, rendered)));
+            }
+        };
+        if strict && !parsed.warnings.0.is_empty() {
+            return Err(Refusal::Invalid(parsed.warnings));
+        }
+        let api = parsed.api;
+        ferrogate_policy::admit(&api, &self.registry, &self.services).map_err(Refusal::Invalid)?;
+        fill_hosts(&mut source, &self.defaults);
+        let payload = match api.state {
+            DeploymentState::Deployed => {
+                let payload = serde_json::to_string(&api);
+                Some(payload.map_err(|error| Refusal::Unreadable(error.to_string()))?)
+            }
+            DeploymentState::Undeployed => None,
+        };
+        let uuid = api.annotations.get(ARTIFACT_ID).and_then(|text| Uuid::parse_str(text).ok());
+        let (claims, name_claim) = (route::claims(&api), route::name_claim(&api));
+        let artifact = Artifact::RestApi(api);
+        let warnings = parsed.warnings;
+        Ok(Admitted { name: artifact.name(), artifact, source, payload, claims, name_claim, uuid, warnings })
+    }
+
+    /// The faults of the document's policies too, although the rest did not become an API:
+    /// an author corrects everything in one round. Lists that cannot be read were reported.
+    fn with_policies(&self, mut violations: Violations, document: &Value) -> Violations {
+        let spec = document.get("spec").unwrap_or(&Value::Null);
+        let api = policy_list(spec);
+        let operations = spec.get("operations").and_then(Value::as_array);
+        let lists = operations.into_iter().flatten().map(policy_list).enumerate();
+        let mut compile = |api: &[PolicySpec], operation: &[PolicySpec], index: usize| {
+            let prefixes = PathPrefixes::of_operation(index);
+            let attachment = Attachment::default();
+            let compiled =
+                Chain::compile(api, operation, &attachment, &self.registry, &self.services, &prefixes);
+            for violation in compiled.err().into_iter().flat_map(|faults| faults.0) {
+                if !violations.0.iter().any(|known| known.field == violation.field) {
+                    violations.0.push(violation);
+                }
+            }
+        };
+        compile(&api, &[], 0);
+        for (index, list) in lists {
+            compile(&[], &list, index);
+        }
+        violations
+    }
+}
+
+/// Messages quote values, and a value may be a secret that a template put there.
+fn redacted(refusal: Refusal, secrets: &[String]) -> Refusal {
+    let clean =
+        |text: String| secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "******"));
+    match refusal {
+        Refusal::Unreadable(text) => Refusal::Unreadable(clean(text)),
+        Refusal::Template(text) => Refusal::Template(clean(text)),
+        Refusal::Invalid(violations) => Refusal::Invalid(Violations(
+            violations
+                .0
+                .into_iter()
+                .map(|one| Violation { field: one.field, message: clean(one.message) })
+                .collect(),
+        )),
+    }
+}
+
+fn policy_list(owner: &Value) -> Vec<PolicySpec> {
+    let items = owner.get("policies").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let read: Result<Vec<PolicySpec>, _> = items.iter().map(PolicySpec::deserialize).collect();
+    // One unreadable item would shift the indices of those after it.
+    read.unwrap_or_default()
+}
+
+/// What the author left to the gateway is written down (contract 2.2), so that a later
+/// change of the gateway's defaults does not move an API that is deployed.
+fn fill_hosts(source: &mut Value, defaults: &Defaults) {
+    const SENTINEL: &str = "_gateway_default_";
+    let Some(Value::Object(spec)) = source.get_mut("spec") else { return };
+    let hosts = spec.entry("vhosts").or_insert(Value::Null);
+    if hosts.is_null() {
+        let mut both = Map::new();
+        both.insert("main".to_owned(), Value::String(defaults.main_host.clone()));
+        both.insert("sandbox".to_owned(), Value::String(defaults.sandbox_host.clone()));
+        *hosts = Value::Object(both);
+        return;
+    }
+    for (field, default) in [("main", &defaults.main_host), ("sandbox", &defaults.sandbox_host)] {
+        if let Some(host) = hosts.get_mut(field).filter(|host| host.as_str() == Some(SENTINEL)) {
+            *host = Value::String(default.clone());
+        }
+    }
+}

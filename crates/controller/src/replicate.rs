@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The replica: runs the change feed and publishes a snapshot for every position it
+//! reaches. There is no other way a change gets in, the replica's own writes included,
+//! so that nothing can be right here and wrong elsewhere. The management API waits on
+//! it, the config stream watches it; `run` owns its task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrogate_model::Position;
+use ferrogate_store::feed::{Feed, FeedEvent};
+use ferrogate_store::{State, Store};
+use ferrogate_xds::Catalog;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::snapshot::{Limits, Snapshot};
+
+/// What is published of the change line.
+pub struct Replica {
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    catalogs: watch::Sender<Option<Arc<dyn Catalog>>>,
+    store: watch::Sender<StoreState>,
+}
+
+/// Whether the store answers, as the feed sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    /// Nothing has been read yet.
+    Starting,
+    /// The last read succeeded.
+    Available,
+    /// The last read failed; what is served may be behind.
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The replication task cannot go on as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicateError {
+    /// Building a snapshot panicked.
+    #[error("a snapshot could not be built: {0}")]
+    Build(String),
+}
+
+impl Replica {
+    /// A replica that has read nothing yet.
+    #[must_use]
+    pub fn new() -> Arc<Replica> {
+        Arc::new(Replica {
+            snapshots: watch::Sender::new(None),
+            catalogs: watch::Sender::new(None),
+            store: watch::Sender::new(StoreState::Starting),
+        })
+    }
+
+    /// The newest snapshot; `None` before the first.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Snapshot>> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Where the newest snapshot stands.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.current().map(|snapshot| snapshot.position()).unwrap_or_default()
+    }
+
+    /// Whether the store answers.
+    #[must_use]
+    pub fn store_state(&self) -> StoreState {
+        self.store.borrow().clone()
+    }
+
+    /// Whether the store answers, changed whenever that does.
+    #[must_use]
+    pub fn store_states(&self) -> watch::Receiver<StoreState> {
+        self.store.subscribe()
+    }
+
+    /// The same snapshots, for the config stream.
+    #[must_use]
+    pub fn catalogs(&self) -> watch::Receiver<Option<Arc<dyn Catalog>>> {
+        self.catalogs.subscribe()
+    }
+
+    /// The newest snapshot, changed whenever one is published.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.snapshots.subscribe()
+    }
+
+    /// The first snapshot at or after this position; `None` when none came in time.
+    pub async fn reached(&self, position: Position, deadline: Duration) -> Option<Arc<Snapshot>> {
+        let mut snapshots = self.snapshots.subscribe();
+        let there = |snapshot: &Option<Arc<Snapshot>>| {
+            snapshot.as_ref().is_some_and(|snapshot| snapshot.position() >= position)
+        };
+        // Dropping the wait at the deadline loses nothing: it only looks.
+        let reached = tokio::time::timeout(deadline, snapshots.wait_for(there)).await;
+        reached.ok()?.ok()?.clone()
+    }
+
+    /// Follows the change line until told to stop. Restarted by its owner after a failure,
+    /// it goes on from the snapshot last published.
+    ///
+    /// # Errors
+    /// When a snapshot could not be built.
+    pub async fn run(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        limits: Limits,
+        token: CancellationToken,
+    ) -> Result<(), ReplicateError> {
+        let mut current = self.current();
+        let mut feed = Feed::new(store, current.as_ref().map(|snapshot| snapshot.position()));
+        loop {
+            let event = tokio::select! {
+                () = token.cancelled() => return Ok(()),
+                // Dropped only when stopping for good.
+                event = feed.next() => event,
+            };
+            let next = match event {
+                FeedEvent::Batch(changes) => {
+                    let Some(snapshot) = &current else {
+                        return Err(ReplicateError::Build("a change came before any state".to_owned()));
+                    };
+                    Arc::new(snapshot.apply(changes))
+                }
+                FeedEvent::Reset(state) => {
+                    tracing::info!(position = %state.position, artifacts = state.artifacts.len(), "state loaded");
+                    load(state, limits).await?
+                }
+                FeedEvent::Unavailable(error) => {
+                    tracing::warn!(%error, "the store is unavailable; reads are answered from memory");
+                    self.store.send_replace(StoreState::Unavailable { reason: error.to_string() });
+                    continue;
+                }
+                FeedEvent::Recovered => {
+                    tracing::info!("the store is available again");
+                    self.store.send_replace(StoreState::Available);
+                    continue;
+                }
+            };
+            self.publish(&next);
+            current = Some(next);
+        }
+    }
+
+    /// Invariant 4 begins here: what is published never goes back.
+    fn publish(&self, next: &Arc<Snapshot>) {
+        let (before, after) = (self.position(), next.position());
+        assert!(after >= before, "the snapshot would go back from {before} to {after}");
+        tracing::debug!(position = %after, artifacts = next.len(), "snapshot published");
+        self.snapshots.send_replace(Some(Arc::clone(next)));
+        let catalog: Arc<dyn Catalog> = Arc::clone(next) as Arc<dyn Catalog>;
+        self.catalogs.send_replace(Some(catalog));
+        self.store.send_if_modified(|state| {
+            let changed = *state != StoreState::Available;
+            *state = StoreState::Available;
+            changed
+        });
+    }
+}
+
+/// Loading encodes everything, which takes seconds for a large gateway.
+async fn load(state: State, limits: Limits) -> Result<Arc<Snapshot>, ReplicateError> {
+    let built = tokio::task::spawn_blocking(move || Arc::new(Snapshot::load(state, limits))).await;
+    built.map_err(|error| ReplicateError::Build(error.to_string()))
+}

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starting and stopping a controller. Listeners are bound first, so that a taken port
+//! is one clear error; a database that is down is not one: health answers, readiness
+//! says what is waited for. Stopping goes from the front to the back: requests and
+//! streams end first, what they wait for last.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use ferrogate_base::clock::{Clock, SystemClock};
+use ferrogate_base::readiness::{Blocker, Readiness};
+use ferrogate_base::secret::Secret;
+use ferrogate_base::tasks::{Report, Tasks};
+use ferrogate_model::GatewayId;
+use ferrogate_policy::{Registry, Services};
+use ferrogate_store::{OpenError, Options, Store, open};
+use ferrogate_xds::server::{ServeError, ServerOptions, serve};
+use ferrogate_xds::tls::{ServerTls, TlsError, TlsIdentity, read_certificates};
+use tokio::net::TcpListener;
+
+use crate::admin::{self, Admin};
+use crate::api::{self, App, Settings};
+use crate::auth::admin_password::{self, AdminPasswordError};
+use crate::auth::basic::Basic;
+use crate::auth::jwt::JwtVerifier;
+use crate::auth::{Auth, admin_password::Admin as Administrator};
+use crate::config::{Config, Environment, StreamTls};
+use crate::deploy::{Admission, Deployer};
+use crate::listener::{Limited, Peer};
+use crate::metrics::Metrics;
+use crate::replicate::{Replica, StoreState};
+use crate::retention;
+use crate::snapshot::Limits;
+use crate::status::Status;
+use crate::status::fleet::Fleet;
+
+/// How long the back gets once the front has ended: it only has to notice.
+const BACK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What a controller is made of besides its configuration.
+pub struct Parts {
+    /// The policies artifacts may attach.
+    pub registry: Arc<Registry>,
+    /// What compiled policies may touch; chains compiled here never run.
+    pub services: Services,
+    /// The store, instead of the one the configuration names.
+    pub store: Option<Arc<dyn Store>>,
+}
+
+/// The controller role.
+pub struct Controller;
+
+/// A controller that runs.
+pub struct RunningController {
+    /// Where it listens.
+    pub addresses: Addresses,
+    /// The administrator, when no user was configured.
+    pub administrator: Option<Administrator>,
+    /// Whether it is ready, and what for if not.
+    pub readiness: Readiness,
+    /// What it has replicated.
+    pub replica: Arc<Replica>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    front: Tasks,
+    back: Tasks,
+}
+
+/// Where a controller listens; `None` where it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The management API.
+    pub management: Option<SocketAddr>,
+    /// The admin server.
+    pub admin: Option<SocketAddr>,
+    /// The metrics server.
+    pub metrics: Option<SocketAddr>,
+    /// The config stream.
+    pub stream: Option<SocketAddr>,
+}
+
+/// Why a controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("the {what} cannot listen on {address}: {source}")]
+    Bind {
+        /// What wants it.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The database URL cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A file cannot be read.
+    #[error("{what} {path} cannot be read: {source}")]
+    File {
+        /// What it is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The join token file is empty.
+    #[error("the join token file {0} is empty")]
+    EmptyToken(PathBuf),
+    /// The stream's certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The stream would be open to anybody.
+    #[error(
+        "the config stream on {0} needs a join token file or client certificates: without either it may listen on loopback only"
+    )]
+    Unprotected(SocketAddr),
+    /// There is no administrator.
+    #[error(transparent)]
+    AdminPassword(#[from] AdminPasswordError),
+    /// No HTTP client for the identity provider.
+    #[error("the client for the identity provider cannot be made: {0}")]
+    Idp(#[source] reqwest::Error),
+}
+
+struct Bound {
+    management: Option<TcpListener>,
+    admin: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    stream: Option<TcpListener>,
+}
+
+impl Controller {
+    /// Starts a controller. It may not be ready for a while: see [`RunningController::readiness`].
+    ///
+    /// # Errors
+    /// When the configuration cannot be put into effect; never because the database is down.
+    pub async fn start(config: Config, parts: Parts) -> Result<RunningController, StartError> {
+        let (bound, addresses) = Bound::bind(&config).await?;
+        let stream_options = stream_options(&config)?;
+        let guarded = stream_options.join_token.is_some()
+            || stream_options.tls.as_ref().is_some_and(ServerTls::asks_clients);
+        if let Some(address) = addresses.stream.filter(|address| !guarded && !address.ip().is_loopback()) {
+            return Err(StartError::Unprotected(address));
+        }
+        let store = match parts.store {
+            Some(store) => store,
+            None => {
+                let options = Options { pool_size: config.pool_size, ..Options::default() };
+                open(config.database_url.expose(), &GatewayId::from(config.gateway_id.as_str()), &options)?
+            }
+        };
+        let (auth, administrator, jwt) = authenticators(&config)?;
+        let (front, back) = (Tasks::new(), Tasks::new());
+        let (metrics, replica, readiness) = (Metrics::new(), Replica::new(), Readiness::new());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let fleet = Arc::new(Fleet::new(config.replica_id.clone(), Arc::clone(&metrics)));
+        let status = Arc::new(Status::new(
+            Arc::clone(&store),
+            Arc::clone(&replica),
+            Arc::clone(&fleet),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+            config.zone.clone(),
+        ));
+        follow(
+            &back,
+            &store,
+            &replica,
+            &metrics,
+            readiness.block("nothing has been read from the store yet"),
+        );
+        back.spawn("lease reports", Arc::clone(&status).report(back.token()));
+        back.spawn("retention", retention::run(Arc::clone(&store), config.keep_revisions, back.token()));
+        if let Some(jwt) = jwt {
+            back.spawn("key set refresh", jwt.refresh(back.token()));
+        }
+        let app = Arc::new(App {
+            admission: Admission {
+                registry: parts.registry,
+                services: parts.services,
+                defaults: config.defaults.clone(),
+                lookup: Arc::new(Environment),
+            },
+            deployer: Deployer::new(Arc::clone(&store), Arc::clone(&replica), clock),
+            store,
+            replica: Arc::clone(&replica),
+            status,
+            auth: Arc::new(auth),
+            metrics: Arc::clone(&metrics),
+            settings: Settings {
+                gateway_id: config.gateway_id.clone(),
+                replica_id: config.replica_id.clone(),
+                immutable: config.immutable,
+                max_document_bytes: config.max_document_bytes,
+                max_bundle_bytes: config.max_bundle_bytes,
+            },
+            openapi: api::description(),
+        });
+        let admin = Arc::new(Admin {
+            app: Arc::clone(&app),
+            readiness: readiness.clone(),
+            allowed_ips: config.admin_allowed_ips.clone(),
+            config_dump: config.config_dump,
+        });
+        http(&front, "management API", bound.management, api::router(app));
+        http(&front, "admin server", bound.admin, admin::router(Arc::clone(&admin)));
+        http(&front, "metrics server", bound.metrics, admin::metrics_router(admin));
+        if let Some(listener) = bound.stream {
+            let (catalogs, token) = (replica.catalogs(), front.token());
+            front.spawn("config stream", async move {
+                let served = serve(listener, catalogs, stream_options, fleet, token.cancelled_owned()).await;
+                report_stream(served);
+            });
+        }
+        Ok(RunningController { addresses, administrator, readiness, replica, metrics, front, back })
+    }
+}
+
+impl RunningController {
+    /// Takes nothing new, finishes requests and streams up to the deadline, then stops the rest.
+    pub async fn shutdown(self, deadline: Duration) -> Report {
+        let _draining = self.readiness.block("shutting down");
+        let mut report = self.front.shutdown(deadline).await;
+        report.aborted.extend(self.back.shutdown(BACK_DEADLINE).await.aborted);
+        report
+    }
+}
+
+impl Bound {
+    async fn bind(config: &Config) -> Result<(Bound, Addresses), StartError> {
+        let bound = Bound {
+            management: bind("management API", config.management).await?,
+            admin: bind("admin server", config.admin).await?,
+            metrics: bind("metrics server", config.metrics).await?,
+            stream: bind("config stream", config.stream).await?,
+        };
+        let address =
+            |listener: &Option<TcpListener>| listener.as_ref().and_then(|one| one.local_addr().ok());
+        let addresses = Addresses {
+            management: address(&bound.management),
+            admin: address(&bound.admin),
+            metrics: address(&bound.metrics),
+            stream: address(&bound.stream),
+        };
+        Ok((bound, addresses))
+    }
+}
+
+async fn bind(what: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|source| StartError::Bind { what, address, source })
+}
+
+/// Replication, and what watches it: metrics, and readiness until the first snapshot.
+fn follow(
+    back: &Tasks,
+    store: &Arc<dyn Store>,
+    replica: &Arc<Replica>,
+    metrics: &Arc<Metrics>,
+    first: Blocker,
+) {
+    let (source, target, token) = (Arc::clone(store), Arc::clone(replica), back.token());
+    back.spawn_restarting("replication", move || {
+        Arc::clone(&target).run(Arc::clone(&source), Limits::default(), token.clone())
+    });
+    let (mut snapshots, metrics, replica) = (replica.snapshots(), Arc::clone(metrics), Arc::clone(replica));
+    let mut states = replica.store_states();
+    let token = back.token();
+    back.spawn("snapshot watch", async move {
+        let mut first = Some(first);
+        loop {
+            if let Some(snapshot) = snapshots.borrow_and_update().clone() {
+                let position = snapshot.position();
+                metrics.published(position.epoch.0, position.revision.0, snapshot.len(), snapshot.deployed());
+                first = None;
+            }
+            metrics.set_store_available(matches!(*states.borrow_and_update(), StoreState::Available));
+            tokio::select! {
+                // All arms only wait. The replica, which owns both senders, is held above.
+                () = token.cancelled() => break,
+                _changed = snapshots.changed() => {}
+                _changed = states.changed() => {}
+            }
+        }
+        drop((first, replica));
+    });
+}
+
+fn http(front: &Tasks, what: &'static str, listener: Option<TcpListener>, router: Router) {
+    let Some(listener) = listener else { return };
+    let token = front.token();
+    front.spawn(what, async move {
+        let service = router.into_make_service_with_connect_info::<Peer>();
+        let served = axum::serve(Limited::new(listener), service)
+            .with_graceful_shutdown(token.cancelled_owned())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, what, "stopped serving");
+        }
+    });
+}
+
+fn report_stream(served: Result<(), ServeError>) {
+    if let Err(error) = served {
+        tracing::error!(error = &error as &dyn std::error::Error, "the config stream stopped");
+    }
+}
+
+type Authenticators = (Auth, Option<Administrator>, Option<Arc<JwtVerifier>>);
+
+fn authenticators(config: &Config) -> Result<Authenticators, StartError> {
+    let jwt = match &config.jwt {
+        Some(settings) => Some(Arc::new(JwtVerifier::new(settings.clone()).map_err(StartError::Idp)?)),
+        None => None,
+    };
+    let (basic, administrator) = match &config.basic {
+        None => (None, None),
+        Some(users) if !users.is_empty() => (Some(Basic::new(users.clone())), None),
+        // With an identity provider nobody needs a generated administrator, unless asked for.
+        Some(_) if jwt.is_some() && config.admin_password.is_none() => (None, None),
+        Some(_) => {
+            let admin = admin_password::establish(config.admin_password.as_ref(), &config.data_dir)?;
+            (Some(Basic::new(vec![admin.user.clone()])), Some(admin))
+        }
+    };
+    let auth = Auth::new(basic, jwt.clone());
+    if auth.is_open() {
+        tracing::warn!(
+            "no authenticator is enabled: anybody who reaches the management API may change everything"
+        );
+    }
+    Ok((auth, administrator, jwt))
+}
+
+fn stream_options(config: &Config) -> Result<ServerOptions, StartError> {
+    let gateway = GatewayId::from(config.gateway_id.as_str());
+    let mut options = ServerOptions::new(gateway, config.replica_id.clone(), config.zone.clone());
+    if let Some(path) = &config.join_token_file {
+        let read = std::fs::read_to_string(path);
+        let text = read.map_err(|source| StartError::File {
+            what: "the join token file",
+            path: path.clone(),
+            source,
+        })?;
+        if text.trim().is_empty() {
+            return Err(StartError::EmptyToken(path.clone()));
+        }
+        options.join_token = Some(Secret::new(text.trim()));
+    }
+    if let Some(StreamTls { certificates, key, client_ca }) = &config.stream_tls {
+        let mut tls = ServerTls::new(TlsIdentity::from_files(certificates, key)?);
+        if let Some(path) = client_ca {
+            tls = tls.require_clients_of(read_certificates(path)?);
+        }
+        options.tls = Some(tls);
+    }
+    Ok(options)
+}
