@@ -62,9 +62,10 @@ fn transient(error: &dyn DatabaseError) -> bool {
 /// a failed deferred check (23) or a serialization failure (40). After any other error,
 /// a shutdown or a lost connection above all, the commit may or may not have happened.
 pub(crate) fn certainly_rolled_back(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| {
-        is_sqlstate(&code) && (code.starts_with("23") || code.starts_with("40"))
-    })
+    error
+        .as_database_error()
+        .and_then(DatabaseError::code)
+        .is_some_and(|code| is_sqlstate(&code) && (code.starts_with("23") || code.starts_with("40")))
 }
 
 /// SQLSTATE codes have five characters; those of SQLite are decimal numbers of at most four.

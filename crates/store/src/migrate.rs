@@ -28,11 +28,8 @@ pub(crate) const POSTGRES: &[Migration] = &[Migration {
 }];
 
 /// Everything SQLite needs.
-pub(crate) const SQLITE: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("../migrations/sqlite/0001_initial.sql"),
-}];
+pub(crate) const SQLITE: &[Migration] =
+    &[Migration { version: 1, name: "initial", sql: include_str!("../migrations/sqlite/0001_initial.sql") }];
 
 /// Where the versions applied are kept.
 pub(crate) const TABLE: &str = "CREATE TABLE IF NOT EXISTS ferrogate_migrations (\
@@ -48,10 +45,7 @@ pub(crate) const RECORD: &str = "INSERT INTO ferrogate_migrations (version, name
 ///
 /// # Errors
 /// When the database has a step this binary does not know.
-pub(crate) fn missing<'a>(
-    known: &'a [Migration],
-    applied: &[i64],
-) -> Result<Vec<&'a Migration>, StoreError> {
+pub(crate) fn missing<'a>(known: &'a [Migration], applied: &[i64]) -> Result<Vec<&'a Migration>, StoreError> {
     let applied: BTreeSet<i64> = applied.iter().copied().collect();
     let newest = known.iter().map(|migration| migration.version).max().unwrap_or(0);
     if let Some(foreign) =
@@ -69,10 +63,8 @@ pub(crate) fn missing<'a>(
 mod tests {
     use super::{Migration, POSTGRES, SQLITE, missing};
 
-    const STEPS: &[Migration] = &[
-        Migration { version: 1, name: "one", sql: "" },
-        Migration { version: 2, name: "two", sql: "" },
-    ];
+    const STEPS: &[Migration] =
+        &[Migration { version: 1, name: "one", sql: "" }, Migration { version: 2, name: "two", sql: "" }];
 
     #[test]
     fn only_what_is_missing_runs() {

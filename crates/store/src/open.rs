@@ -45,11 +45,7 @@ pub enum OpenError {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            pool_size: 10,
-            timeout: Duration::from_secs(5),
-            bulk_timeout: Duration::from_secs(60),
-        }
+        Options { pool_size: 10, timeout: Duration::from_secs(5), bulk_timeout: Duration::from_secs(60) }
     }
 }
 

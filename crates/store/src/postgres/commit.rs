@@ -160,12 +160,7 @@ impl PostgresStore {
         plan: &Plan,
     ) -> Result<(), CommitError> {
         let (kinds, handles) = names(plan.changes.iter());
-        sqlx::query(RELEASE)
-            .bind(self.gateway.as_str())
-            .bind(kinds)
-            .bind(handles)
-            .execute(&mut **tx)
-            .await?;
+        sqlx::query(RELEASE).bind(self.gateway.as_str()).bind(kinds).bind(handles).execute(&mut **tx).await?;
         if plan.claims.is_empty() {
             return Ok(());
         }

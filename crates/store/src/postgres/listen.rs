@@ -116,9 +116,13 @@ mod tests {
     #[test]
     fn only_notices_about_this_gateway_count() {
         let gateway = GatewayId::from("eu:west");
-        for (payload, expected) in
-            [("eu:west:12", Some(Revision(12))), ("eu:12", None), ("12", None), ("eu:west:x", None), ("", None)]
-        {
+        for (payload, expected) in [
+            ("eu:west:12", Some(Revision(12))),
+            ("eu:12", None),
+            ("12", None),
+            ("eu:west:x", None),
+            ("", None),
+        ] {
             assert_eq!(parse(payload, &gateway), expected, "{payload:?}");
         }
     }

@@ -123,7 +123,14 @@ impl PostgresStore {
                 })
             })
             .connect_lazy_with(connect.clone());
-        PostgresStore { pool, connect, gateway, options, ready: Ready::default(), history: History::default() }
+        PostgresStore {
+            pool,
+            connect,
+            gateway,
+            options,
+            ready: Ready::default(),
+            history: History::default(),
+        }
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
@@ -206,9 +213,8 @@ impl PostgresStore {
     }
 
     fn known(&self, row: Option<GatewayRow>) -> Result<GatewayRow, StoreError> {
-        let row: GatewayRow = row.ok_or_else(|| {
-            corrupt(format!("the database no longer knows the gateway {}", self.gateway))
-        })?;
+        let row: GatewayRow =
+            row.ok_or_else(|| corrupt(format!("the database no longer knows the gateway {}", self.gateway)))?;
         if row.lineage_now == STANDBY { Err(standby_error()) } else { Ok(row) }
     }
 

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cases, by what they ask about.
+
+pub mod following;
+pub mod history;
+pub mod reading;
+pub mod writing;

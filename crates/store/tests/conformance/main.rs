@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every store must do, asked of SQLite and of a real PostgreSQL alike. A case is
+//! one function over a [`World`]; `failures` holds what only a server can do to us.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests state what must hold")]
+
+mod cases;
+mod failures;
+mod proxy;
+// By path: testkit depends on this crate, and its other modules on all the rest.
+#[path = "../../../testkit/src/postgres.rs"]
+#[allow(dead_code, missing_docs, reason = "other tests use the rest of it")]
+mod postgres;
+mod world;
+
+use world::World;
+
+/// Runs each case on both stores.
+macro_rules! conformance {
+    ($($module:ident: $($case:ident)+;)+) => {
+        mod sqlite {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::cases::$module::$case(&crate::World::sqlite()).await;
+                }
+            )+)+
+        }
+        mod on_postgres {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::cases::$module::$case(&crate::World::postgres()).await;
+                }
+            )+)+
+        }
+    };
+}
+
+conformance! {
+    writing:
+        concurrent_writers_leave_no_gap
+        a_guard_that_does_not_hold_writes_nothing
+        a_claim_has_one_holder
+        a_batch_may_move_claims_between_its_artifacts
+        a_batch_is_applied_once
+        identity_outlives_replacement;
+    reading:
+        changes_come_in_whole_batches
+        a_position_off_the_line_is_told_to_resync
+        the_past_can_be_read
+        pruning_keeps_what_is_readable
+        gateways_do_not_see_one_another
+        leases_tell_who_is_alive
+        a_commit_hints;
+    history:
+        a_lost_tail_begins_a_new_epoch
+        a_tail_written_anew_begins_a_new_epoch
+        a_database_emptied_begins_a_new_epoch
+        migrating_at_once_is_safe
+        a_database_of_a_newer_version_is_refused;
+    following:
+        a_feed_tells_every_change_once
+        a_feed_resumes_after_a_position
+        a_feed_reloads_in_a_new_epoch;
+}
