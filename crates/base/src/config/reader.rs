@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
 
     /// Whether any layer above the default has the key.
     pub fn is_set(&self, key: &str) -> bool {
-        matches!(self.sources.find(key), Some((_, origin)) if origin != Origin::Default)
+        self.sources.find_set(key).is_some()
     }
 
     /// A text.
@@ -154,6 +154,8 @@ impl<'a> Reader<'a> {
     /// An address to listen on, `IP:PORT` with port 0 for any free one; `None` for `off`.
     /// The key's own value wins over the older keys.
     pub fn listen(&mut self, key: &str, default: &str, older: ListenKeys<'_>) -> Option<SocketAddr> {
+        // A preset replaces the default only: the older keys win over it.
+        let default = self.sources.preset_of(key).unwrap_or(default);
         let default = parse_listen(default).ok().flatten();
         let mut fallback = default;
         if let Some(enabled) = older.enabled
@@ -172,7 +174,8 @@ impl<'a> Reader<'a> {
         }
         let show =
             |value: &Option<SocketAddr>| value.map_or_else(|| quoted("off"), |at| quoted(&at.to_string()));
-        self.typed(key, fallback, parse_listen, show)
+        let found = self.sources.find_set(key);
+        self.interpret(key, found, fallback, parse_listen, show)
     }
 
     /// A list of texts; in the environment, separated by commas.
@@ -252,8 +255,20 @@ impl<'a> Reader<'a> {
         parse: impl Fn(&str) -> Result<T, String>,
         show: impl Fn(&T) -> String,
     ) -> T {
+        let found = self.sources.find(key);
+        self.interpret(key, found, default, parse, show)
+    }
+
+    fn interpret<T: Clone>(
+        &mut self,
+        key: &str,
+        found: Option<(Raw, Origin)>,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, String>,
+        show: impl Fn(&T) -> String,
+    ) -> T {
         self.known.insert(key.to_owned());
-        let (value, origin) = match self.sources.find(key) {
+        let (value, origin) = match found {
             None => (Ok(default.clone()), Origin::Default),
             Some((raw, origin)) => (self.text(raw).and_then(|text| parse(&text)), origin),
         };

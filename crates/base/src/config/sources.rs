@@ -112,8 +112,24 @@ impl Sources {
         format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
     }
 
-    /// The value of the highest layer that has the key.
+    /// An environment variable, for a role that composes a preset from several.
+    pub fn env(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The default that the way of starting gave this key.
+    pub(super) fn preset_of(&self, key: &str) -> Option<&str> {
+        self.presets.get(key).map(String::as_str)
+    }
+
+    /// The value of the highest layer that has the key, presets included.
     pub(super) fn find(&self, key: &str) -> Option<(Raw, Origin)> {
+        let preset = |value: &String| (Raw::Texts(vec![value.clone()]), Origin::Default);
+        self.find_set(key).or_else(|| self.presets.get(key).map(preset))
+    }
+
+    /// The value of the highest layer that has the key and was set by somebody.
+    pub(super) fn find_set(&self, key: &str) -> Option<(Raw, Origin)> {
         if let Some((flag, values)) = self.flags.get(key) {
             return Some((Raw::Texts(values.clone()), Origin::Flag(flag.clone())));
         }
@@ -128,7 +144,7 @@ impl Sources {
             let file = self.origins.get(key).cloned().unwrap_or_default();
             return Some((Raw::Value(value.clone()), Origin::File(file)));
         }
-        self.presets.get(key).map(|value| (Raw::Texts(vec![value.clone()]), Origin::Default))
+        None
     }
 
     /// The text with its tokens resolved.

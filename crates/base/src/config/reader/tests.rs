@@ -163,6 +163,19 @@ fn listen_addresses_come_from_their_key_or_the_older_ones() {
 }
 
 #[test]
+fn a_preset_listen_address_yields_to_the_older_keys() {
+    let older = ListenKeys { port: Some("a.port"), enabled: None };
+    for (text, expected) in
+        [("", "127.0.0.1:8080"), ("[a]\nport = 81", "127.0.0.1:81"), ("[a]\nat = ':82'", "0.0.0.0:82")]
+    {
+        let mut sources = sources(&[], &[text]);
+        sources.preset("a.at", "127.0.0.1:8080");
+        let (address, _) = clean(&sources, |reader| reader.listen("a.at", "0.0.0.0:8080", older));
+        assert_eq!(address.unwrap().to_string(), expected, "{text}");
+    }
+}
+
+#[test]
 fn durations_know_the_unit_of_their_key() {
     let sources = sources(&[], &["[a]\nx_ms = 1500\ny_seconds = 2\nz = '1h30m'"]);
     let all = || Duration::ZERO..=Duration::from_secs(86_400);
