@@ -13,7 +13,7 @@ use ferrogate_model::Resource;
 
 use super::record::{Change, Mark, Record};
 use super::seal::{FileError, HEADER_BYTES, MasterKey, Seal, decode_with_seal};
-use super::{Job, Loaded, LkgError, PersistError};
+use super::{Job, LkgError, Loaded, PersistError};
 use crate::state::{Refused, Snapshot};
 
 /// About how much of the base goes into one record.
@@ -59,8 +59,13 @@ impl Writer {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = lock(directory)?;
         remove_if_there(&directory.join(TEMPORARY)).map_err(failed)?;
-        let mut writer =
-            Writer { directory: directory.to_owned(), master, open: None, floor: Mark::default(), _lock: lock };
+        let mut writer = Writer {
+            directory: directory.to_owned(),
+            master,
+            open: None,
+            floor: Mark::default(),
+            _lock: lock,
+        };
         let loaded = writer.load().map_err(failed)?;
         Ok((writer, loaded))
     }
@@ -122,8 +127,7 @@ impl Writer {
 
     fn write_base(&self, path: &Path, snapshot: &Snapshot, mark: Mark) -> Result<Open, PersistError> {
         let seal = Seal::create(&self.master)?;
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let mut out = Out { file: BufWriter::new(file), seal: &seal, records: 0, bytes: HEADER_BYTES as u64 };
         out.file.write_all(seal.header())?;
         let mut part = Change::default();
@@ -236,8 +240,13 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn lock(directory: &Path) -> Result<File, LkgError> {
     let path = directory.join(LOCK);
     let failed = |error| LkgError::Io(path.clone(), error);
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LkgError::InUse(directory.to_owned())),

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use ferrogate_model::Position;
 
-pub use record::{Change, Contents, Mark};
 pub(crate) use file::mark_of;
+pub use record::{Change, Contents, Mark};
 pub use seal::{Decoded, FileError, MasterKey, decode};
 
 use crate::state::Snapshot;

@@ -101,9 +101,8 @@ impl Seal {
             return Err(FileError::Version(version));
         }
         let derived = Salt::new(HKDF_SHA256, salt).extract(&master.0);
-        let key = derived
-            .expand(&[b"ferrogate last-known-good"], &AES_256_GCM)
-            .map_err(|_| FileError::Crypto)?;
+        let key =
+            derived.expand(&[b"ferrogate last-known-good"], &AES_256_GCM).map_err(|_| FileError::Crypto)?;
         Ok(Seal { header, key: LessSafeKey::new(UnboundKey::from(key)) })
     }
 

@@ -7,14 +7,14 @@
 
 mod targets;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use ferrogate_model::kinds::rest_api::{HostRewrite, Operation, RestApi};
 use ferrogate_model::kinds::Artifact;
+use ferrogate_model::kinds::rest_api::{HostRewrite, Operation, RestApi};
 use ferrogate_model::route::{Route, expand};
 use ferrogate_model::{Digest, Resource, ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
@@ -86,7 +86,8 @@ impl Compiler {
     }
 
     fn routes(&self, resource: &Resource) -> Result<Vec<Arc<Entry<CompiledRoute>>>, String> {
-        let artifact = Artifact::from_payload(resource.name.kind, &resource.payload).map_err(|e| e.to_string())?;
+        let artifact =
+            Artifact::from_payload(resource.name.kind, &resource.payload).map_err(|e| e.to_string())?;
         if artifact.name() != resource.name {
             return Err(format!("the payload is of {}", artifact.name()));
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::{HeaderMatch, HeaderValueMatch, Method};
 use ferrogate_model::route::{PathPattern, Route};
-use regex::bytes::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 
 /// The compiled size a header's regular expression may have; beyond it the artifact is refused.
 const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -74,7 +74,14 @@ impl<R> Entry<R> {
 
     fn rank(&self) -> Rank<'_> {
         let exact = self.headers.iter().filter(|rule| rule.regex.is_none()).count();
-        (Reverse(self.headers.len()), Reverse(exact), self.operation, &self.artifact, self.method, &self.headers)
+        (
+            Reverse(self.headers.len()),
+            Reverse(exact),
+            self.operation,
+            &self.artifact,
+            self.method,
+            &self.headers,
+        )
     }
 
     fn accepts(&self, method: Method, headers: HeaderLookup<'_, '_>) -> bool {
@@ -93,13 +100,14 @@ impl HeaderRule {
     /// # Errors
     /// When its regular expression does not compile within the size limit.
     pub fn compile(source: &HeaderMatch) -> Result<HeaderRule, regex::Error> {
+        let compiled = |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build();
         let regex = match &source.value {
             HeaderValueMatch::Exact(_) => None,
-            HeaderValueMatch::Regex(pattern) => Some(
-                regex::bytes::RegexBuilder::new(&format!("^(?:{pattern})$"))
-                    .size_limit(MAX_REGEX_BYTES)
-                    .build()?,
-            ),
+            HeaderValueMatch::Regex(pattern) => {
+                // On its own first: `a)|(b` is no expression, but would become one when anchored.
+                compiled(pattern)?;
+                Some(compiled(&format!("^(?:{pattern})$"))?)
+            }
         };
         Ok(HeaderRule { source: source.clone(), regex })
     }

@@ -181,7 +181,10 @@ impl<R> Wild<R> {
 
     fn remove(&mut self, text: &str) {
         if self.hosts.remove(text).is_some() {
-            self.lengths.iter_mut().filter(|(length, _)| *length == text.len()).for_each(|(_, count)| *count -= 1);
+            self.lengths
+                .iter_mut()
+                .filter(|(length, _)| *length == text.len())
+                .for_each(|(_, count)| *count -= 1);
             self.lengths.retain(|(_, count)| *count > 0);
         }
     }
@@ -223,7 +226,8 @@ fn prefix_of(host: &str, length: usize) -> Option<&str> {
 fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port))
-            if port.bytes().all(|byte| byte.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
+            if port.bytes().all(|byte| byte.is_ascii_digit())
+                && (!host.contains(':') || host.ends_with(']')) =>
         {
             host
         }

@@ -4,6 +4,7 @@
 //! change copies what it touches. A lookup takes no lock and, for a lower-case host,
 //! allocates nothing. `request` asks it; [`crate::sync`] builds the next one.
 
+mod children;
 mod entry;
 mod host;
 mod node;

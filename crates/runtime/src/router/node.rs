@@ -11,15 +11,8 @@ use ferrogate_model::kinds::rest_api::Method;
 use ferrogate_model::route::{Piece, Segment, Tail};
 use smallvec::SmallVec;
 
-use super::Map;
+use super::children::Children;
 use super::entry::{Entry, HeaderLookup, Leaf, better};
-
-/// A node with more children than this keeps them in a hash map; with fewer, a scan of a
-/// sorted array is cheaper than a hash, and a copy of it small.
-const MANY: usize = 16;
-/// A hash map that shrinks to this becomes an array again; below [`MANY`], so that a node
-/// at the border does not change form with every update.
-const FEW: usize = 8;
 
 /// One node: a path prefix of whole segments.
 pub(super) struct Node<R> {
@@ -30,12 +23,6 @@ pub(super) struct Node<R> {
     end: Leaf<R>,
     optional_slash: Leaf<R>,
     wildcard: Leaf<R>,
-}
-
-enum Children<R> {
-    /// Sorted by segment.
-    Few(Vec<(Arc<str>, Arc<Node<R>>)>),
-    Many(Map<Arc<Node<R>>>),
 }
 
 /// A segment of text and placeholders.
@@ -160,11 +147,7 @@ impl<R> Node<R> {
 /// Searches below nodes of equal rank. `rest` is what follows the last slash consumed,
 /// `None` when the path ended without one. Depth is bounded by the patterns', which
 /// `prepare` limits, and never by the client's path.
-fn walk<'t, R>(
-    nodes: &[&'t Node<R>],
-    rest: Option<&str>,
-    wanted: Wanted<'_, '_>,
-) -> Option<&'t Entry<R>> {
+fn walk<'t, R>(nodes: &[&'t Node<R>], rest: Option<&str>, wanted: Wanted<'_, '_>) -> Option<&'t Entry<R>> {
     if let Some(rest) = rest
         && let Some(found) = walk_segment(nodes, rest, wanted)
     {
@@ -184,11 +167,7 @@ fn walk<'t, R>(
 }
 
 /// Tries the branches for the next segment, best first.
-fn walk_segment<'t, R>(
-    nodes: &[&'t Node<R>],
-    rest: &str,
-    wanted: Wanted<'_, '_>,
-) -> Option<&'t Entry<R>> {
+fn walk_segment<'t, R>(nodes: &[&'t Node<R>], rest: &str, wanted: Wanted<'_, '_>) -> Option<&'t Entry<R>> {
     let (segment, after) = match memchr::memchr(b'/', rest.as_bytes()) {
         Some(at) => (rest.get(..at)?, rest.get(at + 1..)),
         None => (rest, None),
@@ -282,92 +261,11 @@ fn literal_chars(pieces: &[Piece]) -> usize {
         .sum()
 }
 
-impl<R> Children<R> {
-    fn is_empty(&self) -> bool {
-        match self {
-            Children::Few(few) => few.is_empty(),
-            Children::Many(many) => many.is_empty(),
-        }
-    }
-
-    fn get(&self, segment: &str) -> Option<&Node<R>> {
-        match self {
-            Children::Few(few) => few.iter().find(|(text, _)| &**text == segment).map(|(_, child)| &**child),
-            Children::Many(many) => many.get(segment).map(|child| &**child),
-        }
-    }
-
-    fn child_mut(&mut self, segment: &str) -> &mut Node<R> {
-        if let Children::Few(few) = self
-            && few.len() >= MANY
-            && few.binary_search_by(|(text, _)| (**text).cmp(segment)).is_err()
-        {
-            *self = Children::Many(std::mem::take(few).into_iter().collect());
-        }
-        let child = match self {
-            Children::Few(few) => {
-                let at = few.binary_search_by(|(text, _)| (**text).cmp(segment)).unwrap_or_else(|at| {
-                    few.insert(at, (segment.into(), Arc::default()));
-                    at
-                });
-                // `at` was found or just filled.
-                &mut few.get_mut(at).expect("a position of this vector").1
-            }
-            Children::Many(many) => many.entry(segment.into()).or_default(),
-        };
-        Arc::make_mut(child)
-    }
-
-    fn remove_below(&mut self, segment: &str, rest: &[Segment], entry: &Arc<Entry<R>>) -> bool {
-        let child = match self {
-            Children::Few(few) => {
-                few.iter_mut().find(|(text, _)| &**text == segment).map(|(_, child)| child)
-            }
-            Children::Many(many) => many.get_mut(segment),
-        };
-        let Some(child) = child else { return false };
-        let child = Arc::make_mut(child);
-        let removed = child.remove(rest, entry);
-        if child.is_empty() {
-            self.remove(segment);
-        }
-        removed
-    }
-
-    fn remove(&mut self, segment: &str) {
-        match self {
-            Children::Few(few) => few.retain(|(text, _)| &**text != segment),
-            Children::Many(many) => {
-                many.remove(segment);
-                if many.len() <= FEW {
-                    let mut few: Vec<_> =
-                        many.iter().map(|(text, child)| (text.clone(), child.clone())).collect();
-                    few.sort_by(|a, b| a.0.cmp(&b.0));
-                    *self = Children::Few(few);
-                }
-            }
-        }
-    }
-
-    #[cfg(test)]
-    fn sorted(&self) -> Vec<(Arc<str>, Arc<Node<R>>)> {
-        let mut all: Vec<_> = match self {
-            Children::Few(few) => few.clone(),
-            Children::Many(many) => many.iter().map(|(text, child)| (text.clone(), child.clone())).collect(),
-        };
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
-    }
-}
-
 // Written out because a derive would ask `R: Clone`, and what is cloned is always an `Arc`.
 impl<R> Clone for Node<R> {
     fn clone(&self) -> Node<R> {
         Node {
-            literals: match &self.literals {
-                Children::Few(few) => Children::Few(few.clone()),
-                Children::Many(many) => Children::Many(many.clone()),
-            },
+            literals: self.literals.clone(),
             mixed: self.mixed.clone(),
             param: self.param.clone(),
             end: self.end.clone(),
@@ -380,7 +278,7 @@ impl<R> Clone for Node<R> {
 impl<R> Default for Node<R> {
     fn default() -> Node<R> {
         Node {
-            literals: Children::Few(Vec::new()),
+            literals: Children::default(),
             mixed: Vec::new(),
             param: None,
             end: Leaf::default(),
@@ -392,9 +290,12 @@ impl<R> Default for Node<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ferrogate_model::route::Piece;
 
-    use super::Mixed;
+    use super::{Mixed, Node};
+    use crate::router::tests::get;
 
     fn check(pieces: &[&str], segment: &str, expected: bool) {
         let pieces: Vec<Piece> = pieces
@@ -422,5 +323,27 @@ mod tests {
         check(&["*", "*", "x"], "éx", false);
         check(&["a", "*", "b", "*", "c"], "axbxbxc", true);
         check(&["a", "*", "b", "*", "c"], "abc", false);
+    }
+
+    #[test]
+    fn a_change_copies_its_own_path_and_shares_the_rest() {
+        let mut before = Node::<usize>::default();
+        for (id, path) in ["/a/x", "/a/{p}/z", "/b/x"].iter().enumerate() {
+            let entry = get(path, id);
+            let segments = entry.path.segments.clone();
+            before.insert(&segments, entry);
+        }
+        let mut after = before.clone();
+        let entry = get("/a/{p}/y", 9);
+        let segments = entry.path.segments.clone();
+        after.insert(&segments, entry);
+        let child = |node: &Node<usize>, text: &str| {
+            let found = node.literals.sorted().into_iter().find(|(literal, _)| &**literal == text);
+            found.expect("a child").1
+        };
+        assert!(Arc::ptr_eq(&child(&before, "b"), &child(&after, "b")));
+        let (a_before, a_after) = (child(&before, "a"), child(&after, "a"));
+        assert!(!Arc::ptr_eq(&a_before, &a_after));
+        assert!(Arc::ptr_eq(&child(&a_before, "x"), &child(&a_after, "x")));
     }
 }

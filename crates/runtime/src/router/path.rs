@@ -43,7 +43,9 @@ pub fn normalise_with(path: &str, escaped: EscapedSlashes) -> Normalised<'_> {
     };
     let path = normalise(&unescaped).into_owned();
     match escaped {
-        EscapedSlashes::KeepUnchanged | EscapedSlashes::UnescapeAndForward => Normalised::Path(Cow::Owned(path)),
+        EscapedSlashes::KeepUnchanged | EscapedSlashes::UnescapeAndForward => {
+            Normalised::Path(Cow::Owned(path))
+        }
         EscapedSlashes::Reject => Normalised::Rejected,
         EscapedSlashes::UnescapeAndRedirect => Normalised::Redirect(path),
     }
@@ -108,7 +110,11 @@ fn decode_unreserved(path: &str) -> String {
 /// The byte that a text's first three characters escape.
 fn escape_at(text: &str) -> Option<u8> {
     let digits = text.strip_prefix('%')?.get(..2)?;
-    if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) { u8::from_str_radix(digits, 16).ok() } else { None }
+    if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        u8::from_str_radix(digits, 16).ok()
+    } else {
+        None
+    }
 }
 
 fn is_unreserved(byte: u8) -> bool {

@@ -132,8 +132,11 @@ impl Rewrite {
         upstream.push_str(base_path);
         // A request target is never empty; and operation `/` always ends in its slash,
         // whether or not the client sent it.
-        let needs_slash =
-            if rest.is_empty() { self.operation_is_root || base_path.is_empty() } else { !rest.starts_with('/') };
+        let needs_slash = if rest.is_empty() {
+            self.operation_is_root || base_path.is_empty()
+        } else {
+            !rest.starts_with('/')
+        };
         if needs_slash {
             upstream.push('/');
         }

@@ -17,7 +17,14 @@ fn artifact(index: usize) -> ResourceName {
     ResourceName::new(Kind::RestApi, Handle::try_new(&format!("api-{index}")).expect("a handle"))
 }
 
-fn route(host: &str, method: Method, path: &str, exact: bool, headers: Vec<HeaderMatch>, operation: usize) -> Route {
+fn route(
+    host: &str,
+    method: Method,
+    path: &str,
+    exact: bool,
+    headers: Vec<HeaderMatch>,
+    operation: usize,
+) -> Route {
     Route {
         host: host.to_owned(),
         method,
@@ -32,6 +39,11 @@ fn route(host: &str, method: Method, path: &str, exact: bool, headers: Vec<Heade
 fn entry(source: &Route, artifact: ResourceName, id: usize) -> Arc<Entry<usize>> {
     let host = source.host.as_str().into();
     Arc::new(Entry::try_new(source, host, artifact, Arc::new(id)).expect("conditions that compile"))
+}
+
+/// A GET of `*` at this path.
+pub(super) fn get(path: &str, id: usize) -> Arc<Entry<usize>> {
+    entry(&route("*", Method::Get, path, false, Vec::new(), 0), artifact(0), id)
 }
 
 fn find(table: &Table<usize>, host: &str, method: &str, path: &str, headers: &Headers) -> Option<usize> {
@@ -53,16 +65,13 @@ fn check_host(hosts: &[&str], authority: &str, expected: Option<usize>) {
     for (index, host) in hosts.iter().enumerate() {
         table.insert(entry(&route(host, Method::Get, "/", false, Vec::new(), 0), artifact(index), index));
     }
-    assert_eq!(
-        find(&table, authority, "GET", "/", &Vec::new()),
-        expected,
-        "{authority} among {hosts:?}"
-    );
+    assert_eq!(find(&table, authority, "GET", "/", &Vec::new()), expected, "{authority} among {hosts:?}");
 }
 
 #[test]
 fn each_path_form_matches_what_the_contract_says() {
-    for (request, expected) in [("/a", true), ("/a/", true), ("/a/b", true), ("/a/b/", true), ("/ab", false)] {
+    for (request, expected) in [("/a", true), ("/a/", true), ("/a/b", true), ("/a/b/", true), ("/ab", false)]
+    {
         check(&[("/a/*", false)], request, expected.then_some(0));
     }
     for (request, expected) in [("/a/x", true), ("/a/x/", false), ("/a/", false), ("/a", false)] {
@@ -133,7 +142,8 @@ fn a_method_or_header_that_does_not_match_goes_on_to_the_next_best() {
 
 #[test]
 fn hosts_are_selected_by_the_longest_pattern_without_fallback() {
-    let hosts = ["*", "api.example.com", "*.example.com", "*.b.example.com", "foo*", "foo.b*", "api.example.com:99"];
+    let hosts =
+        ["*", "api.example.com", "*.example.com", "*.b.example.com", "foo*", "foo.b*", "api.example.com:99"];
     for (authority, expected) in [
         ("api.example.com", 1),
         ("API.Example.com", 1),
@@ -209,12 +219,14 @@ fn naive_host<'r>(hosts: &[&'r str], authority: &str) -> Option<&'r str> {
     longest(&|host| host == bare)
         .or_else(|| {
             longest(&|host| {
-                host.strip_prefix('*').is_some_and(|s| !s.is_empty() && bare.len() > s.len() && bare.ends_with(s))
+                host.strip_prefix('*')
+                    .is_some_and(|s| !s.is_empty() && bare.len() > s.len() && bare.ends_with(s))
             })
         })
         .or_else(|| {
             longest(&|host| {
-                host.strip_suffix('*').is_some_and(|p| !p.is_empty() && bare.len() > p.len() && bare.starts_with(p))
+                host.strip_suffix('*')
+                    .is_some_and(|p| !p.is_empty() && bare.len() > p.len() && bare.starts_with(p))
             })
         })
         .or_else(|| longest(&|host| host == "*"))
@@ -231,7 +243,9 @@ fn naive(
     let hosts: Vec<&str> = live.iter().map(|(route, _, _)| route.host.as_str()).collect();
     let host = naive_host(&hosts, host)?;
     live.iter()
-        .filter(|(route, _, _)| route.host == host && route.method.as_str() == method && route.path.matches(path))
+        .filter(|(route, _, _)| {
+            route.host == host && route.method.as_str() == method && route.path.matches(path)
+        })
         .filter(|(route, _, _)| {
             route.headers.iter().all(|condition| {
                 let value = headers.iter().find(|(name, _)| *name == condition.name);
@@ -261,7 +275,9 @@ fn methods() -> impl Strategy<Value = Method> {
 }
 
 fn written_path() -> impl Strategy<Value = String> {
-    let segment = prop::sample::select(vec!["a", "b", "ab", "{p}", "{p}", "a{p}", "{p}b", "a{p}b", "{p}a{q}", "{p}{q}"]);
+    let segment = prop::sample::select(vec![
+        "a", "b", "ab", "{p}", "{p}", "a{p}", "{p}b", "a{p}b", "{p}a{q}", "{p}{q}",
+    ]);
     let tail = prop::sample::select(vec!["", "", "/*", "/"]);
     (prop::collection::vec(segment, 0..4), tail).prop_map(|(segments, tail)| {
         let path: String = segments.iter().map(|segment| format!("/{segment}")).collect::<String>() + tail;
@@ -280,11 +296,10 @@ fn conditions() -> impl Strategy<Value = Vec<HeaderMatch>> {
 }
 
 fn routes() -> impl Strategy<Value = Vec<(Route, ResourceName)>> {
-    let one = (hosts(), methods(), written_path(), any::<bool>(), conditions(), 0..3_usize, 0..4_usize).prop_map(
-        |(host, method, path, exact, headers, operation, owner)| {
+    let one = (hosts(), methods(), written_path(), any::<bool>(), conditions(), 0..3_usize, 0..4_usize)
+        .prop_map(|(host, method, path, exact, headers, operation, owner)| {
             (route(host, method, &path, exact, headers, operation), artifact(owner))
-        },
-    );
+        });
     prop::collection::vec(one, 0..24)
 }
 
@@ -297,8 +312,9 @@ fn requests() -> impl Strategy<Value = (String, String, String, Headers)> {
     let headers = prop::collection::vec(header, 0..3).prop_map(|headers| {
         headers.into_iter().map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect()
     });
-    (host, methods(), path, headers)
-        .prop_map(|(host, method, path, headers)| (host.to_owned(), method.as_str().to_owned(), path, headers))
+    (host, methods(), path, headers).prop_map(|(host, method, path, headers)| {
+        (host.to_owned(), method.as_str().to_owned(), path, headers)
+    })
 }
 
 proptest! {
