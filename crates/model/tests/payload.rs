@@ -190,11 +190,14 @@ proptest! {
 
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), at in 0..2000_usize, byte in any::<u8>()) {
-        let _ = Artifact::from_payload(Kind::RestApi, &bytes).is_ok();
+        assert!(Artifact::from_payload(Kind::RestApi, &bytes).is_err(), "64 bytes are too few");
         let mut payload = PAYLOAD.as_bytes().to_vec();
         if let Some(place) = payload.get_mut(at) {
             *place = byte;
         }
-        let _ = Artifact::from_payload(Kind::RestApi, &payload).is_ok();
+        if let Ok(artifact) = Artifact::from_payload(Kind::RestApi, &payload) {
+            let again = Artifact::from_payload(Kind::RestApi, artifact.to_payload().as_bytes());
+            assert_eq!(again.expect("what was written can be read"), artifact);
+        }
     }
 }

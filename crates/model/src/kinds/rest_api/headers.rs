@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Header conditions of an operation. A regular expression is compiled here, within
-//! the bounds the runtime uses too, so that one that is stored can be served.
+//! bounds no wider than the runtime's, so that one that is stored can be served.
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -15,6 +15,7 @@ pub const MAX_REGEX_BYTES: usize = 1024;
 const MAX_COMPILED_BYTES: usize = 256 * 1024;
 
 /// Compiles a header expression so that it matches whole values. Matching takes linear time.
+/// A runtime may allow more than this does, never less.
 ///
 /// # Errors
 /// When the expression is malformed or over a limit; the text says why.
