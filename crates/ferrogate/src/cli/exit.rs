@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How the process ends. The numbers are part of the interface that scripts rely on and
+//! stand in `ferrogate --help`.
+
+use std::process::ExitCode;
+
+use ferrogate_base::config::ConfigError;
+
+use crate::client::ClientError;
+
+/// An outcome with its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Failed.
+    Failed,
+    /// The command line or the configuration is wrong.
+    Usage,
+    /// Stored, but not live everywhere in time.
+    NotLive,
+    /// Something stored is in the way.
+    Conflict,
+    /// There is no such artifact.
+    NotFound,
+    /// `diff` found differences.
+    Different,
+}
+
+impl Exit {
+    /// The code of an error.
+    pub fn of(error: &anyhow::Error) -> Self {
+        if error.is::<ConfigError>() {
+            return Self::Usage;
+        }
+        match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Refused { status, .. }) => match status.as_u16() {
+                404 => Self::NotFound,
+                409 | 412 => Self::Conflict,
+                _ => Self::Failed,
+            },
+            Some(ClientError::NoCredentials(_) | ClientError::Address { .. }) => Self::Usage,
+            Some(ClientError::Unreachable(_) | ClientError::Broken(_)) | None => Self::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotLive => 3,
+            Exit::Conflict => 4,
+            Exit::NotFound => 5,
+            Exit::Different => 6,
+        })
+    }
+}

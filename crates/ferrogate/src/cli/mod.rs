@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line: every flag with its help, and nothing else. Flags of roles become
+//! a configuration layer in `roles`; flags of verbs are read by the verbs. Flag names
+//! are part of the interface that scripts rely on.
+
+mod exit;
+mod roles;
+mod verbs;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::Exit;
+pub use roles::{Common, ControllerFlags, PkiFlags, RuntimeFlags, SampleBackendFlags, StandaloneFlags};
+pub use verbs::{ApplyFlags, Connection, Output, Verb, Waiting};
+
+/// A self-hosted, highly available API gateway.
+#[derive(Parser)]
+#[command(
+    name = "ferrogate",
+    version,
+    max_term_width = 100,
+    after_help = "Start with `ferrogate standalone`; it prints what to do next.\n\n\
+                  Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · \
+                  3 stored, but not live everywhere in time · 4 conflict with what is stored · \
+                  5 no such artifact · 6 differences found"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Roles, tools and client verbs.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run controller and runtime in one process over an embedded database
+    Standalone(StandaloneFlags),
+    /// Run a controller: management API, store, replication, config stream
+    Controller(ControllerFlags),
+    /// Run a runtime: the data plane that serves traffic
+    Runtime(RuntimeFlags),
+    /// Run a small books service with an echo, to have something behind the gateway
+    SampleBackend(SampleBackendFlags),
+    /// Make a certificate authority and certificates for controllers and runtimes
+    Pki(PkiFlags),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// A verb of the client.
+    #[command(flatten)]
+    Verb(Verb),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_that_scripts_rely_on_are_there() {
+        let lines = [
+            "controller --config a --config b --database-url sqlite://x --gateway-id g --replica-id r --zone z \
+             --data-dir d --listen-management off --listen-admin off --listen-metrics off --listen-stream off \
+             --join-token-file t --check",
+            "runtime --config a --controller http://a --controller http://b --runtime-id r --zone z --data-dir d \
+             --listen-http off --listen-https off --listen-admin off --listen-metrics off --listen-readiness off \
+             --join-token-file t --workers 2",
+            "standalone --config a --data-dir d --zone z --workers 2 --listen-management off --listen-admin off \
+             --listen-metrics off --listen-stream off --listen-http off --listen-https off --listen-readiness off \
+             --listen-runtime-admin off --listen-runtime-metrics off",
+            "apply -f x -f y --wait --dry-run --controller http://a --controller http://b --data-dir d",
+            "rollback reading-list --to 7 -o json",
+            "rollback --all --to 7",
+            "completions bash",
+        ];
+        for line in lines {
+            let words = std::iter::once("ferrogate").chain(line.split_whitespace());
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}

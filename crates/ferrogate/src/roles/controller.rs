@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `ferrogate controller`: management API, store, replication, config stream.
+
+use ferrogate_base::config::Sources;
+use ferrogate_controller::config::{Config, SECTIONS};
+use ferrogate_controller::run::{Addresses, Controller, Parts, RunningController};
+use ferrogate_policy::Services;
+
+use super::listeners::{self, Listeners};
+use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
+use super::signals::Signals;
+use crate::cli::{Common, ControllerFlags, Exit};
+
+/// Variables that files written for the contract's origin use, and the keys they stand for.
+const COMPATIBLE_ENV: [(&str, &str); 12] = [
+    ("controller.server.gateway_id", "APIP_GW_CONTROLLER_SERVER_GATEWAY_ID"),
+    ("controller.storage.type", "APIP_GW_CONTROLLER_STORAGE_TYPE"),
+    ("controller.storage.sqlite.path", "APIP_GW_CONTROLLER_STORAGE_SQLITE_PATH"),
+    ("controller.storage.postgres.host", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_HOST"),
+    ("controller.storage.postgres.port", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_PORT"),
+    ("controller.storage.postgres.database", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_DATABASE"),
+    ("controller.storage.postgres.user", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_USER"),
+    ("controller.storage.postgres.password", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_PASSWORD"),
+    ("controller.storage.postgres.sslmode", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_SSLMODE"),
+    ("controller.storage.postgres.dsn", "APIP_GW_CONTROLLER_STORAGE_DATABASE_DSN"),
+    ("controller.metrics.port", "APIP_GW_CONTROLLER_METRICS_PORT"),
+    ("controller.server.gateway_id", "FERROGATE_GATEWAY_ID"),
+];
+
+/// Runs a controller until a signal ends it.
+pub fn run(flags: &ControllerFlags) -> anyhow::Result<Exit> {
+    let mut sources = settings::sources(&flags.common);
+    layers(&mut sources, &flags.common, "controller");
+    let pairs = [
+        ("controller.database_url", "--database-url", &flags.database_url),
+        ("controller.server.gateway_id", "--gateway-id", &flags.gateway_id),
+        ("controller.replica_id", "--replica-id", &flags.replica_id),
+        ("controller.listen.management", "--listen-management", &flags.listen_management),
+        ("controller.listen.admin", "--listen-admin", &flags.listen_admin),
+        ("controller.listen.metrics", "--listen-metrics", &flags.listen_metrics),
+        ("controller.listen.stream", "--listen-stream", &flags.listen_stream),
+    ];
+    for (key, name, value) in pairs {
+        flag(&mut sources, key, name, value.as_ref());
+    }
+    let token = flags.join_token_file.as_ref().map(|path| path.display());
+    flag(&mut sources, "controller.join_token_file", "--join-token-file", token);
+    let role = Role { common: &flags.common, sections: &SECTIONS, logging: "controller" };
+    match settings::load(&role, sources, Config::read)? {
+        Loaded::Checked(exit) => Ok(exit),
+        Loaded::Ready(config) => super::executor()?.block_on(serve(config)),
+    }
+}
+
+/// Flags and presets that a controller has on its own and inside `standalone`.
+pub fn layers(sources: &mut Sources, common: &Common, role: &str) {
+    for (key, name) in COMPATIBLE_ENV {
+        sources.env_alias(key, name);
+    }
+    sources.env_alias("controller.admin_password", "FERROGATE_ADMIN_PASSWORD");
+    sources.env_alias("controller.data_dir", "FERROGATE_DATA_DIR");
+    sources.env_alias("controller.zone", "FERROGATE_ZONE");
+    sources.env_alias("controller.database_url", "FERROGATE_DATABASE_URL");
+    sources.preset("controller.server.gateway_id", DEFAULT_GATEWAY);
+    sources.preset("controller.replica_id", settings::host_name());
+    sources.preset("controller.data_dir", settings::data_root().join(role).display().to_string());
+    flag(sources, "controller.data_dir", "--data-dir", common.data_dir.as_ref().map(|path| path.display()));
+    flag(sources, "controller.zone", "--zone", common.zone.as_ref());
+}
+
+/// Starts the controller of this configuration.
+pub async fn start(config: Config) -> anyhow::Result<RunningController> {
+    super::make_dir(&config.data_dir)?;
+    let parts = Parts { registry: super::registry()?, services: Services::in_memory(), store: None };
+    Ok(Controller::start(config, parts).await?)
+}
+
+/// The names of a controller's listeners.
+pub fn named(addresses: Addresses) -> Listeners {
+    listeners::collect(&[
+        ("management", addresses.management),
+        ("admin", addresses.admin),
+        ("metrics", addresses.metrics),
+        ("stream", addresses.stream),
+    ])
+}
+
+async fn serve(config: Config) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen()?;
+    let (data_dir, deadline) = (config.data_dir.clone(), config.shutdown_timeout);
+    let (replica, zone) = (config.replica_id.clone(), config.zone.clone());
+    let running = start(config).await?;
+    let listeners = named(running.addresses);
+    println!("ferrogate controller {replica} (zone \"{zone}\")");
+    listeners::print(&listeners);
+    if let Some(file) = running.administrator.as_ref().and_then(|admin| admin.file.as_ref()) {
+        println!("  {:<16} {}", "admin password", file.display());
+    }
+    listeners::write(&data_dir, &listeners)?;
+    signals.next().await;
+    tracing::info!("stopping: requests and streams under way are finished first");
+    let done = signals.or_forced(running.shutdown(deadline)).await;
+    Ok(if done.is_some() { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `ferrogate runtime`: the data plane. It needs controllers, or a cache to serve from.
+
+use ferrogate_base::config::{Reader, Sources};
+use ferrogate_policy::Services;
+use ferrogate_runtime::config::Config;
+use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime};
+
+use super::listeners::{self, Listeners};
+use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
+use super::signals::Signals;
+use crate::cli::{Common, Exit, RuntimeFlags};
+
+/// The port of a controller that is named by host only.
+const STREAM_PORT: &str = "18000";
+
+/// Runs a runtime until a signal ends it.
+pub fn run(flags: &RuntimeFlags) -> anyhow::Result<Exit> {
+    let mut sources = settings::sources(&flags.common);
+    let dir = settings::data_root().join("runtime");
+    layers(&mut sources, &flags.common, flags.workers);
+    sources.env_alias("runtime.data_dir", "FERROGATE_DATA_DIR");
+    sources.preset("runtime.data_dir", dir.display().to_string());
+    flag(
+        &mut sources,
+        "runtime.data_dir",
+        "--data-dir",
+        flags.common.data_dir.as_ref().map(|path| path.display()),
+    );
+    if let Some(host) = sources.env("GATEWAY_CONTROLLER_HOST") {
+        let url = format!("http://{host}:{}", sources.env("ROUTER_XDS_PORT").unwrap_or(STREAM_PORT));
+        sources.preset("runtime.controllers", url);
+    }
+    for url in &flags.controller {
+        sources.flag("runtime.controllers", "--controller", url.as_str());
+    }
+    let pairs = [
+        ("runtime.id", "--runtime-id", &flags.runtime_id),
+        ("runtime.listen.http", "--listen-http", &flags.listen_http),
+        ("runtime.listen.https", "--listen-https", &flags.listen_https),
+        ("runtime.listen.admin", "--listen-admin", &flags.listen_admin),
+        ("runtime.listen.metrics", "--listen-metrics", &flags.listen_metrics),
+        ("runtime.listen.readiness", "--listen-readiness", &flags.listen_readiness),
+    ];
+    for (key, name, value) in pairs {
+        flag(&mut sources, key, name, value.as_ref());
+    }
+    let token = flags.join_token_file.as_ref().map(|path| path.display());
+    flag(&mut sources, "runtime.join_token_file", "--join-token-file", token);
+    let role = Role { common: &flags.common, sections: &Config::SECTIONS, logging: "policy_engine" };
+    match settings::load(&role, sources, read)? {
+        Loaded::Checked(exit) => Ok(exit),
+        Loaded::Ready(config) => super::executor()?.block_on(serve(config)),
+    }
+}
+
+fn read(reader: &mut Reader<'_>) -> Config {
+    let config = Config::read(reader);
+    if config.stream.controllers.is_empty() {
+        reader
+            .problem("runtime.controllers", "a runtime needs at least one controller: give --controller URL");
+    }
+    config
+}
+
+/// Flags and presets that a runtime has on its own and inside `standalone`.
+pub fn layers(sources: &mut Sources, common: &Common, workers: Option<u16>) {
+    sources.env_alias("runtime.gateway_id", "FERROGATE_GATEWAY_ID");
+    sources.env_alias("runtime.zone", "FERROGATE_ZONE");
+    sources.env_alias("runtime.workers", "ROUTER_CONCURRENCY");
+    sources.preset("runtime.gateway_id", DEFAULT_GATEWAY);
+    sources.preset("runtime.id", settings::host_name());
+    flag(sources, "runtime.zone", "--zone", common.zone.as_ref());
+    flag(sources, "runtime.workers", "--workers", workers);
+}
+
+/// Starts the runtime of this configuration.
+pub async fn start(config: Config) -> anyhow::Result<RunningRuntime> {
+    if let Some(dir) = &config.data_dir.path {
+        super::make_dir(dir)?;
+    }
+    Ok(Runtime::start(config, super::registry()?, Services::in_memory()).await?)
+}
+
+/// The names of a runtime's listeners; inside `standalone`, admin and metrics are the
+/// controller's and the runtime's are told apart.
+pub fn named(addresses: Addresses, standalone: bool) -> Listeners {
+    let (admin, metrics) =
+        if standalone { ("runtime-admin", "runtime-metrics") } else { ("admin", "metrics") };
+    listeners::collect(&[
+        ("http", addresses.http),
+        ("https", addresses.https),
+        (admin, addresses.admin),
+        (metrics, addresses.metrics),
+        ("readiness", addresses.readiness),
+    ])
+}
+
+async fn serve(config: Config) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen()?;
+    let data_dir = config.data_dir.path.clone();
+    let (id, zone) = (config.stream.runtime_id.clone(), config.stream.zone.clone());
+    let running = start(config).await?;
+    let listeners = named(running.addresses(), false);
+    // Standard output is the access log's, which programs read line by line.
+    eprintln!("ferrogate runtime {id} (zone \"{zone}\")");
+    for (name, address) in &listeners {
+        eprintln!("  {name:<16} {address}");
+    }
+    if let Some(dir) = data_dir {
+        listeners::write(&dir, &listeners)?;
+    }
+    signals.next().await;
+    tracing::info!("stopping: requests in flight are finished first");
+    drain(&mut signals, running).await
+}
+
+/// Drains; another signal cuts the drain short but still ends it in order.
+pub async fn drain(signals: &mut Signals, running: RunningRuntime) -> anyhow::Result<Exit> {
+    let force = running.force();
+    let shutdown = running.shutdown();
+    tokio::pin!(shutdown);
+    let drained = match signals.or_forced(&mut shutdown).await {
+        Some(drained) => drained,
+        None => {
+            force.cancel();
+            shutdown.await
+        }
+    };
+    Ok(if drained.cut_off == 0 { Exit::Done } else { Exit::Failed })
+}

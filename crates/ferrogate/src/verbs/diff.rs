@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `diff`: what `apply` would change, line by line in YAML. What the controller itself
+//! adds to a document (its status, default virtual hosts) is not a difference.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use super::{api, files, lines, show};
+use crate::cli::{Connection, Exit, Output};
+use crate::client::{Call, Client, ClientError};
+
+const GREEN: &str = "\u{1b}[32m";
+const RED: &str = "\u{1b}[31m";
+const PLAIN: &str = "\u{1b}[0m";
+
+/// Compares the files with what is stored.
+pub async fn run(places: &[PathBuf], connection: &Connection) -> anyhow::Result<Exit> {
+    let client = Client::connect(connection)?;
+    let mut changes = Vec::new();
+    for document in files::read(places)? {
+        let name = document.value.pointer("/metadata/name").and_then(Value::as_str);
+        let name = name.with_context(|| format!("{}: metadata.name is missing", document.origin))?;
+        let live = match client.send(Call::new(Method::GET, api(name))).await {
+            Ok(reply) => Some(comparable(reply.body, &document.value)),
+            Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let wanted = comparable(document.value.clone(), &document.value);
+        if live.as_ref() != Some(&wanted) {
+            changes.push((name.to_owned(), live.unwrap_or(Value::Null), wanted));
+        }
+    }
+    match connection.output.unwrap_or(Output::Table) {
+        Output::Table => {
+            for (name, live, wanted) in &changes {
+                print(name, live, wanted)?;
+            }
+        }
+        format => {
+            let list = changes.iter().map(
+                |(name, live, wanted)| serde_json::json!({ "name": name, "live": live, "wanted": wanted }),
+            );
+            show::document(&Value::Array(list.collect()), format)?;
+        }
+    }
+    Ok(if changes.is_empty() { Exit::Done } else { Exit::Different })
+}
+
+/// A document without what the controller adds to it.
+fn comparable(mut document: Value, written: &Value) -> Value {
+    if let Value::Object(fields) = &mut document {
+        fields.remove("status");
+    }
+    if written.pointer("/spec/vhosts").is_none()
+        && let Some(Value::Object(spec)) = document.get_mut("spec")
+    {
+        spec.remove("vhosts");
+    }
+    document
+}
+
+fn print(name: &str, live: &Value, wanted: &Value) -> anyhow::Result<()> {
+    let (green, red, plain) = if show::colour() { (GREEN, RED, PLAIN) } else { ("", "", "") };
+    let text = |value: &Value| if value.is_null() { Ok(String::new()) } else { show::yaml(value) };
+    println!("{name}:{}", if live.is_null() { " is not there yet" } else { "" });
+    for edit in lines::compare(&text(live)?, &text(wanted)?) {
+        match edit {
+            lines::Edit::Same(line) => println!("  {line}"),
+            lines::Edit::Removed(line) => println!("{red}- {line}{plain}"),
+            lines::Edit::Added(line) => println!("{green}+ {line}{plain}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The client verbs: each sends a request or two and shows the answer. They go through
+//! the same management API as everybody else and have no way past it. `main` calls
+//! [`run`]; how a controller is reached is the client's affair.
+
+mod apply;
+mod diff;
+mod files;
+mod lines;
+mod show;
+mod status;
+
+use anyhow::Context;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::cli::{Connection, Exit, Output, Verb, Waiting};
+use crate::client::{Call, Client, Reply};
+use show::{field, table};
+
+/// Runs a verb to its end.
+pub fn run(verb: Verb) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the client")?
+        .block_on(dispatch(verb))
+}
+
+async fn dispatch(verb: Verb) -> anyhow::Result<Exit> {
+    match verb {
+        Verb::Apply(flags) => apply::run(&flags).await,
+        Verb::Get { name, revision, connection } => get(&name, revision, &connection).await,
+        Verb::List { display_name, version, context, status, connection } => {
+            let call = Call::new(Method::GET, "/rest-apis")
+                .maybe("displayName", display_name)
+                .maybe("version", version)
+                .maybe("context", context)
+                .maybe("status", status);
+            list(call, &connection).await
+        }
+        Verb::Delete { names, waiting, connection } => delete(&names, &waiting, &connection).await,
+        Verb::Diff { files, connection } => diff::run(&files, &connection).await,
+        Verb::Status { connection } => status::run(&connection).await,
+        Verb::History { name, limit, before, connection } => {
+            let path =
+                name.map_or_else(|| "/revisions".to_owned(), |name| format!("{}/revisions", api(&name)));
+            let call = Call::new(Method::GET, path).query("limit", limit.to_string());
+            history(call.maybe("before", before.map(|before| before.to_string())), &connection).await
+        }
+        Verb::Rollback { name, to, all: _, waiting, connection } => {
+            rollback(name.as_deref(), to, &waiting, &connection).await
+        }
+    }
+}
+
+/// The path of one artifact. Only what a handle may hold is left as it is.
+pub(super) fn api(name: &str) -> String {
+    let escaped: String = name
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect();
+    format!("/rest-apis/{escaped}")
+}
+
+/// The call with what was said about waiting.
+pub(super) fn waiting_on(call: Call, waiting: &Waiting) -> Call {
+    if !waiting.wait {
+        return call;
+    }
+    call.query("wait", "live").query("timeout", waiting.timeout.clone()).query("scope", waiting.scope.clone())
+}
+
+/// Says who does not serve it yet, if somebody was waited for in vain.
+pub(super) fn report_live(live: Option<&Value>) -> Exit {
+    let Some(live) = live.filter(|live| !live.is_null()) else { return Exit::Done };
+    if live.get("live").and_then(Value::as_bool) == Some(true) {
+        eprintln!("live on {} runtimes", field(live, "runtimes"));
+        return Exit::Done;
+    }
+    eprintln!("stored, but not live everywhere in time:");
+    if let Some(unknown) = live.get("unknown").and_then(Value::as_str) {
+        eprintln!("  {unknown}");
+    }
+    for straggler in live.get("stragglers").and_then(Value::as_array).into_iter().flatten() {
+        eprintln!(
+            "  {} (zone {}): {}, at revision {} {}",
+            field(straggler, "runtime"),
+            field(straggler, "zone"),
+            field(straggler, "reason"),
+            field(straggler, "applied"),
+            field(straggler, "detail"),
+        );
+    }
+    Exit::NotLive
+}
+
+async fn get(name: &str, revision: Option<u64>, connection: &Connection) -> anyhow::Result<Exit> {
+    let path = match revision {
+        Some(revision) => format!("{}/revisions/{revision}", api(name)),
+        None => api(name),
+    };
+    let reply = Client::connect(connection)?.send(Call::new(Method::GET, path)).await?;
+    match connection.output.unwrap_or(Output::Yaml) {
+        Output::Table => apis_table(std::slice::from_ref(&reply.body)),
+        format => show::document(&reply.body, format)?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn list(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
+    let reply = Client::connect(connection)?.send(call).await?;
+    match connection.output.unwrap_or(Output::Table) {
+        Output::Table => apis_table(show::items(&reply.body, "apis")),
+        format => show::document(&reply.body, format)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn apis_table(apis: &[Value]) {
+    let rows = apis.iter().map(|api| {
+        let at = |pointer| show::text(api.pointer(pointer));
+        vec![
+            at("/metadata/name"),
+            at("/spec/displayName"),
+            at("/spec/version"),
+            at("/spec/context"),
+            at("/status/state"),
+            at("/status/revision"),
+            at("/status/updatedAt"),
+        ]
+    });
+    let header = ["NAME", "DISPLAY NAME", "VERSION", "CONTEXT", "STATE", "REVISION", "UPDATED"];
+    println!("{}", table(&header, rows));
+}
+
+async fn delete(names: &[String], waiting: &Waiting, connection: &Connection) -> anyhow::Result<Exit> {
+    let client = Client::connect(connection)?;
+    let mut exit = Exit::Done;
+    for name in names {
+        let call = waiting_on(Call::new(Method::DELETE, api(name)), waiting);
+        let reply = client.send(call).await.with_context(|| format!("cannot delete {name}"))?;
+        written(&reply, connection, &format!("{name} deleted"))?;
+        let live = report_live(reply.body.get("live"));
+        if live != Exit::Done {
+            exit = live;
+        }
+    }
+    Ok(exit)
+}
+
+/// Shows the answer to a write: one line for people, the whole for programs.
+fn written(reply: &Reply, connection: &Connection, done: &str) -> anyhow::Result<()> {
+    match (connection.output.unwrap_or(Output::Table), reply.revision) {
+        (Output::Table, Some(revision)) => println!("{done} (revision {revision})"),
+        (Output::Table, None) => println!("{done}"),
+        (format, _) => show::document(&reply.body, format)?,
+    }
+    Ok(())
+}
+
+async fn history(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
+    let reply = Client::connect(connection)?.send(call).await?;
+    match connection.output.unwrap_or(Output::Table) {
+        Output::Table => {
+            let columns = ["revision", "id", "action", "author", "at"];
+            let revisions = show::items(&reply.body, "revisions");
+            let rows = revisions.iter().map(|one| columns.map(|name| field(one, name)).to_vec());
+            println!("{}", table(&["REVISION", "NAME", "CHANGE", "BY", "AT"], rows));
+        }
+        format => show::document(&reply.body, format)?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn rollback(
+    name: Option<&str>,
+    to: u64,
+    waiting: &Waiting,
+    connection: &Connection,
+) -> anyhow::Result<Exit> {
+    let path = name.map_or_else(|| "/rollback".to_owned(), |name| format!("{}/rollback", api(name)));
+    let call = waiting_on(Call::new(Method::POST, path).body(json!({ "revision": to })), waiting);
+    let reply = Client::connect(connection)?.send(call).await?;
+    let what = name.map_or("the gateway", |name| name);
+    written(&reply, connection, &format!("{what} is back to revision {to}"))?;
+    Ok(report_live(reply.body.get("live").or_else(|| reply.body.pointer("/status/live"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::api;
+
+    #[test]
+    fn names_cannot_leave_their_path_segment() {
+        assert_eq!(api("reading-list_v1.0"), "/rest-apis/reading-list_v1.0");
+        assert_eq!(api("a/b?c#d é"), "/rest-apis/a%2Fb%3Fc%23d%20%C3%A9");
+    }
+}
