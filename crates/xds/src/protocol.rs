@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The generated messages and service of `proto/`. Nothing outside this crate sees
-//! them; [`crate::wire`] turns them into the vocabulary of the model and back.
+//! The generated messages and service of `proto/`. Outside this crate they are only
+//! carried from one session to another; [`crate::wire`] turns them into the vocabulary
+//! of the model and back.
 #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::wildcard_enum_match_arm)]
 
 include!(concat!(env!("OUT_DIR"), "/protocol.rs"));

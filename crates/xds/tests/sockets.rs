@@ -3,6 +3,9 @@
 //! drain. Every server has a tokio runtime of its own, so that it can be killed as a
 //! process would be.
 
+// The lints allow these in test functions, not in the helpers beside them.
+#![allow(clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::{Arc, Mutex};

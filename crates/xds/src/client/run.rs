@@ -36,7 +36,7 @@ pub(super) struct Runner {
 enum End {
     Stopped,
     /// To this controller, whose stream is open.
-    Moved(usize, Link),
+    Moved(usize, Box<Link>),
     Failed(StreamError),
 }
 
@@ -94,7 +94,7 @@ impl Runner {
                 }
                 End::Moved(to, over) => {
                     tracing::info!(from = %controller, to = %over.controller, "moving to the own zone");
-                    (index, link) = (to, over);
+                    (index, link) = (to, *over);
                 }
                 End::Failed(error) => {
                     tracing::warn!(%controller, %error, "config stream lost");
@@ -189,7 +189,7 @@ impl Runner {
             self.order.learned(target, link.zone.clone());
         }
         let moves = self.order.probed(target, current, link.is_some());
-        link.filter(|_| moves).map(|link| End::Moved(target, link))
+        link.filter(|_| moves).map(|link| End::Moved(target, Box::new(link)))
     }
 
     fn probe(&mut self, current: usize) -> Option<Probe> {

@@ -4,14 +4,14 @@
 //! It decides what the runtime lacks, sends that and nothing else, one update at a
 //! time, and never sends anything that goes back. [`super::stream`] drives it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_model::{Digest, GatewayId, Position, Reject, ResourceName};
 
 use super::observer::Sent;
-use super::update::{ChunkLimits, Flight};
+use super::update::{Base, ChunkLimits, Flight};
 use crate::capabilities::{Capabilities, withheld};
 use crate::catalog::{Catalog, Delta, Encoded};
 use crate::node::RuntimeInfo;
@@ -109,19 +109,6 @@ pub struct Session {
     nonces: u64,
     /// The deadline of the state the session is in.
     deadline: Duration,
-}
-
-/// What the runtime holds, as it stated or acknowledged.
-struct Base {
-    position: Position,
-    /// The catalog's digest at that position, `None` when everything must be sent.
-    line_digest: Option<Digest>,
-    /// As stated to the runtime.
-    digest: Digest,
-    /// Refused earlier, to be sent again with the first update.
-    resend: Vec<ResourceName>,
-    /// Confirmed by an answer on this stream.
-    confirmed: bool,
 }
 
 impl Session {
@@ -286,7 +273,7 @@ impl Session {
     /// The update from what the runtime holds to the catalog.
     fn plan(&mut self) -> Option<Flight> {
         let (base, catalog) = (self.base.as_ref()?, self.catalog.clone()?);
-        let delta = delta(base, catalog.as_ref());
+        let delta = base.delta(catalog.as_ref());
         let full = delta.is_none();
         let Delta { upserts, removes } = match delta {
             Some(delta) => delta,
@@ -331,29 +318,4 @@ impl Session {
         });
         upserts
     }
-}
-
-/// What leads from the base to the catalog, the refused resources again included; `None`
-/// when the base is not a place on this catalog's line, or no longer known.
-fn delta(base: &Base, catalog: &dyn Catalog) -> Option<Delta> {
-    let here = catalog.position();
-    let stated = base.line_digest?;
-    if here.epoch != base.position.epoch {
-        return None;
-    }
-    let (known, mut delta) = if here.revision == base.position.revision {
-        (Some(catalog.digest()), Delta::default())
-    } else {
-        let revision = base.position.revision;
-        (catalog.digest_at(revision), catalog.changes_since(revision)?)
-    };
-    if known != Some(stated) {
-        return None;
-    }
-    if !base.resend.is_empty() {
-        let changed: BTreeSet<_> = delta.upserts.iter().map(|upsert| upsert.name.clone()).collect();
-        let again = base.resend.iter().filter(|name| !changed.contains(*name));
-        delta.upserts.extend(again.filter_map(|name| catalog.resource(name)));
-    }
-    Some(delta)
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One update on its way out: what it consists of, cut into responses that stay far
-//! below the size of a message, and what the runtime's answer to it will mean. Made by
-//! the session, which has at most one of these at a time.
+//! One update on its way out: from what the runtime holds to a catalog, cut into
+//! responses that stay far below the size of a message. Made by the session, which has
+//! at most one of these at a time and knows what the answer to it means.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use ferrogate_model::{Digest, Position, ResourceName};
 
 use super::observer::Sent;
-use crate::catalog::Encoded;
+use crate::catalog::{Catalog, Delta, Encoded};
 use crate::protocol::DeltaDiscoveryResponse;
 use crate::wire::mark::{self, Mark};
 use crate::wire::{self, SUBSCRIPTION};
@@ -28,6 +28,19 @@ impl Default for ChunkLimits {
     }
 }
 
+/// What the runtime holds, as it stated or acknowledged.
+pub(super) struct Base {
+    pub(super) position: Position,
+    /// The catalog's digest at that position, `None` when everything must be sent.
+    pub(super) line_digest: Option<Digest>,
+    /// As stated to the runtime.
+    pub(super) digest: Digest,
+    /// Refused earlier, to be sent again with the first update.
+    pub(super) resend: Vec<ResourceName>,
+    /// Confirmed by an answer on this stream.
+    pub(super) confirmed: bool,
+}
+
 /// An update being sent, or sent and not answered yet.
 pub(super) struct Flight {
     pub(super) position: Position,
@@ -42,6 +55,33 @@ pub(super) struct Flight {
     removes: VecDeque<ResourceName>,
     last_nonce: Option<String>,
     sent: Sent,
+}
+
+impl Base {
+    /// What leads from the base to the catalog, the refused resources again included; `None`
+    /// when the base is not a place on this catalog's line, or no longer known.
+    pub(super) fn delta(&self, catalog: &dyn Catalog) -> Option<Delta> {
+        let here = catalog.position();
+        let stated = self.line_digest?;
+        if here.epoch != self.position.epoch {
+            return None;
+        }
+        let (known, mut delta) = if here.revision == self.position.revision {
+            (Some(catalog.digest()), Delta::default())
+        } else {
+            let revision = self.position.revision;
+            (catalog.digest_at(revision), catalog.changes_since(revision)?)
+        };
+        if known != Some(stated) {
+            return None;
+        }
+        if !self.resend.is_empty() {
+            let changed: BTreeSet<_> = delta.upserts.iter().map(|upsert| upsert.name.clone()).collect();
+            let again = self.resend.iter().filter(|name| !changed.contains(*name));
+            delta.upserts.extend(again.filter_map(|name| catalog.resource(name)));
+        }
+        Some(delta)
+    }
 }
 
 impl Flight {
