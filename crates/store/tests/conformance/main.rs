@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What every store must do, asked of SQLite and of a real PostgreSQL alike. A case is
 //! one function over a [`World`]; `failures` holds what only a server can do to us.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests state what must hold")]
+#![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests state what must hold")]
 
 mod cases;
 mod failures;
