@@ -5,9 +5,10 @@
 //! killed leave nothing behind. Every call blocks until it is done. Compiled into the
 //! tests of `ferrogate-store` by path as well, so it uses nothing of the workspace.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -121,6 +122,21 @@ impl PostgresServer {
             "psql",
             &["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-c", sql],
         )
+    }
+
+    /// Lets clients speak TLS from now on, with this certificate and key in PEM.
+    pub fn enable_tls(&self, certificate: &str, key: &str) -> io::Result<()> {
+        for (name, content) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data().join(name);
+            std::fs::write(&path, content)?;
+            // The server refuses a key that others could read.
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            if let Some(user) = &self.user {
+                chown(&path, Some(user.uid), Some(user.gid))?;
+            }
+        }
+        self.psql("postgres", "ALTER SYSTEM SET ssl = on")?;
+        self.psql("postgres", "SELECT pg_reload_conf()").map(drop)
     }
 
     /// Stops the server.

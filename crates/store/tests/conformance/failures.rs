@@ -188,3 +188,31 @@ async fn a_failover_begins_a_new_epoch_and_a_standby_is_not_read() {
     let handles: Vec<&str> = reset.artifacts.iter().map(|a| a.name.handle.as_str()).collect();
     assert!(!handles.contains(&"lost"), "{handles:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_not_who_it_says_is_not_spoken_to() {
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let plain = server.url(&database);
+    let required = store_at(&format!("{plain}?sslmode=require"), Duration::from_secs(5));
+    assert!(matches!(required.head().await, Err(StoreError::Unavailable(_))), "it speaks no TLS");
+
+    let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let foreign = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let files = tempfile::TempDir::new().unwrap();
+    let verified_by = |name: &str, certificate: &rcgen::Certificate| {
+        let path = files.path().join(name);
+        std::fs::write(&path, certificate.pem()).unwrap();
+        let url = format!("{plain}?sslmode=verify-full&sslrootcert={}", path.display());
+        store_at(&url, Duration::from_secs(5))
+    };
+    server.enable_tls(&own.cert.pem(), &own.signing_key.serialize_pem()).unwrap();
+    eventually("TLS to be spoken", || async { required.head().await.ok() }).await;
+    let trusting = verified_by("own.pem", &own.cert);
+    commit(&trusting, vec![put("a", "over TLS")]).await;
+    let encrypted = "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) \
+         WHERE a.application_name = 'ferrogate'";
+    assert_eq!(server.psql(&database, encrypted).unwrap().trim(), "t");
+    let error = verified_by("foreign.pem", &foreign.cert).head().await;
+    assert!(matches!(error, Err(StoreError::Unavailable(_))), "{error:?}");
+}
