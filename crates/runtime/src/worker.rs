@@ -117,6 +117,7 @@ async fn serve(
         () = served => {}
         () = worker.shared.stop.cancelled() => {}
     }
+    worker.upstreams.pool.close();
     let stop = worker.shared.stop.clone();
     // The other workers may still be draining, but this one has nothing left to wait for.
     let _report =

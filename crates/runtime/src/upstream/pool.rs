@@ -141,6 +141,11 @@ impl Pool {
         });
     }
 
+    /// Drops everything; the connections end.
+    pub fn close(&self) {
+        self.idle.take();
+    }
+
     fn usable(&self, idle: &Idle, now: Instant) -> bool {
         now.duration_since(idle.since) < self.limits.idle_timeout
             && now.duration_since(idle.opened) < self.limits.max_age

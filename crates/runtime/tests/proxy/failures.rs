@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything that can go wrong has its status, body and reason (contract 4.8).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::backend::Backend;
+use crate::support::{Client, Gateway, PATIENCE, api, get, probes, request};
+
+async fn check(gateway: &Gateway, path: &str, status: u16, reason: &str) {
+    let reply = gateway.get(path).await;
+    assert_eq!(reply.status.as_u16(), status, "{path}: {reply:?}");
+    assert_eq!(reply.reason(), reason, "{path}");
+    let id = reply.json()["error_id"].as_str().map(str::to_owned);
+    assert_eq!(reply.header("x-error-id"), id.as_deref(), "{path}");
+    assert!(id.is_some(), "{path}");
+}
+
+/// A port that nobody listens on.
+async fn closed_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_first_configuration_there_is_no_404() {
+    let gateway = Gateway::start().await;
+    check(&gateway, "/any", 503, "not_ready").await;
+    gateway.deploy(&[]).await;
+    assert_eq!(gateway.get("/any").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_cannot_be_reached() {
+    let gateway =
+        Gateway::start_with(|config| config.upstream.connect_timeout = Duration::from_millis(500)).await;
+    let port = closed_port().await;
+    gateway
+        .deploy(&[
+            api("/refused", &format!("http://127.0.0.1:{port}"), |_| {}),
+            api("/tls", &format!("https://127.0.0.1:{}", Backend::start().await.address.port()), |_| {}),
+        ])
+        .await;
+    check(&gateway, "/refused/x", 503, "upstream_connect_failed").await;
+    check(&gateway, "/tls/x", 503, "upstream_connect_failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_is_not_tls() {
+    let (gateway, backend) = (Gateway::start().await, Backend::start().await);
+    gateway.deploy(&[api("/tls", &format!("https://{}", backend.address), |_| {})]).await;
+    check(&gateway, "/tls/x", 503, "upstream_tls_failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_breaks_off_or_talks_nonsense() {
+    let gateway = Gateway::start().await;
+    let closes = Backend::scripted(&[&[""]]).await;
+    let nonsense = Backend::scripted(&[&["SMTP ready\r\n\r\n"]]).await;
+    let cut = Backend::scripted(&[&["HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"]]).await;
+    gateway
+        .deploy(&[
+            api("/closes", &closes.url(), |_| {}),
+            api("/nonsense", &nonsense.url(), |_| {}),
+            api("/cut", &cut.url(), |_| {}),
+        ])
+        .await;
+    check(&gateway, "/closes/x", 503, "upstream_reset").await;
+    check(&gateway, "/nonsense/x", 502, "upstream_protocol").await;
+    // Once the head is out, only a broken body can tell the client.
+    let response = Client::connect(gateway.http).await.send(get("/cut/x")).await.expect("a head");
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(http_body_util::BodyExt::collect(response.into_body()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeouts_name_what_took_too_long() {
+    let (gateway, backend) = (Gateway::start().await, Backend::start().await);
+    let within = |context: &str, timeout: &str, idle: &str| {
+        let resilience = json!({ "timeout": timeout, "idleTimeout": idle });
+        api(context, &backend.url(), move |spec| spec["resilience"] = resilience)
+    };
+    gateway.deploy(&[within("/whole", "200ms", "0s"), within("/idle", "0s", "200ms")]).await;
+    check(&gateway, "/whole/never", 504, "upstream_timeout").await;
+    check(&gateway, "/idle/never", 504, "stream_idle_timeout").await;
+    for path in ["/whole/stall", "/idle/stall"] {
+        let response = Client::connect(gateway.http).await.send(get(path)).await.expect("a head");
+        let body = http_body_util::BodyExt::collect(response.into_body());
+        assert!(tokio::time::timeout(PATIENCE, body).await.expect("an end").is_err(), "{path}");
+    }
+    // A client that stops sending is told so, not the upstream blamed.
+    let mut stream = TcpStream::connect(gateway.http).await.expect("a connection");
+    let head = "POST /idle/x HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\nabc";
+    stream.write_all(head.as_bytes()).await.expect("a sent head");
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an end").expect("text");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains(r#""reason":"request_timeout""#), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_connection_is_replaced_only_where_that_is_safe() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    // Each connection answers once and closes when it sees a second request.
+    let backend = Backend::scripted(&[&[ANSWER, ""]]).await;
+    let gateway = Gateway::start_with(|config| config.workers = 1).await;
+    gateway.deploy(&[api("/stale", &backend.url(), |_| {})]).await;
+    for round in 1..=3 {
+        assert_eq!(gateway.get("/stale/x").await.body.as_ref(), b"ok", "round {round}");
+    }
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 3);
+    // The upstream may have acted on a POST before it closed: sending it twice is not ours to decide.
+    let reply = gateway.call(request("POST", "/stale/x", "once")).await;
+    assert_eq!((reply.status.as_u16(), reply.reason().as_str()), (503, "upstream_reset"));
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_too_large_to_hold() {
+    let (gateway, backend) = (
+        Gateway::start_with(|config| config.limits.body_buffer_bytes = 100_000).await,
+        Backend::start().await,
+    );
+    let with = |context: &str, what: &str| {
+        let policies = probes(&[json!({ "do": what })]);
+        api(context, &backend.url(), move |spec| spec["policies"] = policies)
+    };
+    gateway.deploy(&[with("/in", "buffer-request"), with("/out", "buffer-response")]).await;
+    let large = gateway.call(request("POST", "/in/x", vec![b'x'; 100_001])).await;
+    assert_eq!((large.status.as_u16(), large.reason().as_str()), (413, "request_body_too_large"));
+    assert_eq!(large.json()["error"], "Payload Too Large");
+    let fits = gateway.call(request("POST", "/in/x", vec![b'x'; 1000])).await;
+    assert_eq!(fits.json()["headers"]["x-body-bytes"], json!(["1000"]));
+    check(&gateway, "/out/large/2", 500, "response_body_too_large").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_cannot_be_built_poisons_its_route_and_no_other() {
+    let (gateway, backend) = (Gateway::start().await, Backend::start().await);
+    let poisoned = api("/p", &backend.url(), |spec| {
+        spec["operations"] = json!([
+            { "method": "GET", "path": "/good" },
+            { "method": "GET", "path": "/bad", "policies": [{ "name": "unheard-of", "version": "v1" }] },
+        ]);
+    });
+    gateway.deploy(&[poisoned]).await;
+    assert_eq!(gateway.get("/p/good").await.status, StatusCode::OK);
+    let bad = gateway.get("/p/bad").await;
+    assert_eq!(bad.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(bad.body.as_ref(), br#"{"error":"Internal Server Error"}"#);
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 1, "a poisoned route reaches no upstream");
+    let lines = gateway.log_lines(2).await;
+    assert!(lines.iter().any(|line| line["reason"] == "route_poisoned"), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn escaped_slashes_follow_the_configured_action() {
+    use ferrogate_runtime::router::EscapedSlashes;
+    let backend = Backend::start().await;
+    for (action, status, detail) in [
+        (EscapedSlashes::KeepUnchanged, 200, "/a%2Fb"),
+        (EscapedSlashes::Reject, 400, "escaped_slash"),
+        (EscapedSlashes::UnescapeAndRedirect, 307, "/s/a/b?q=1"),
+        (EscapedSlashes::UnescapeAndForward, 200, "/a/b"),
+    ] {
+        let gateway = Gateway::start_with(|config| config.path.escaped_slashes = action).await;
+        gateway.deploy(&[api("/s", &backend.url(), |_| {})]).await;
+        let reply = gateway.get("/s/a%2Fb?q=1").await;
+        assert_eq!(reply.status.as_u16(), status, "{action:?}");
+        match status {
+            200 => assert_eq!(reply.json()["path"], format!("{detail}?q=1"), "{action:?}"),
+            307 => assert_eq!(reply.header("location"), Some(detail), "{action:?}"),
+            _ => assert_eq!(reply.reason(), detail, "{action:?}"),
+        }
+    }
+}

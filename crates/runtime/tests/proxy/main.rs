@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The data plane end to end: real sockets in front of and behind a runtime whose state is
+//! fed through its sink.
+
+mod failures;
+mod lifecycle;
+mod observed;
+mod policies;
+mod support;
+mod tls;
+mod walk;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an operator sees: side doors, metrics, access log.
+
+use http::StatusCode;
+use serde_json::json;
+
+use crate::support::backend::Backend;
+use crate::support::{Client, Gateway, api, get, request};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_side_doors_say_what_is_served() {
+    let gateway = Gateway::start().await;
+    let doors = gateway.running().addresses();
+    assert_eq!(gateway.door(doors.readiness, "/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(gateway.door(doors.admin, "/health").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(gateway.get("/_gateway-health/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(gateway.get("/_gateway-health/healthy").await.json(), json!({ "status": "healthy" }));
+    gateway.deploy(&[api("/a", "http://127.0.0.1:9", |_| {})]).await;
+    assert_eq!(gateway.door(doors.readiness, "/ready").await.status, StatusCode::OK);
+    assert_eq!(gateway.door(doors.admin, "/health").await.json()["status"], "healthy");
+    let ready = gateway.get("/_gateway-health/ready").await;
+    assert_eq!(
+        (ready.json(), ready.header("content-type")),
+        (json!({ "status": "ready" }), Some("application/json"))
+    );
+    let sync = gateway.door(doors.admin, "/xds_sync_status").await.json();
+    assert_eq!((&sync["component"], &sync["policy_chain_version"]), (&json!("policy-engine"), &json!("1")));
+    let status = gateway.door(doors.admin, "/status").await.json();
+    for (key, value) in [
+        ("epoch", json!(1)),
+        ("revision", json!(1)),
+        ("artifacts", json!(1)),
+        ("fromCache", json!(false)),
+        ("ready", json!(true)),
+    ] {
+        assert_eq!(status[key], value, "{key} in {status}");
+    }
+    assert_eq!(gateway.door(doors.admin, "/config_dump").await.status, StatusCode::NOT_FOUND);
+    let post = Client::connect(doors.admin.expect("a door")).await.call(request("POST", "/health", "")).await;
+    assert_eq!(post.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dump_shows_no_parameters_and_only_to_whom_it_may() {
+    let dumping = |allowed: &str| {
+        let allowed = vec![allowed.to_owned()];
+        Gateway::start_with(move |config| {
+            config.admin.config_dump = true;
+            config.admin.allowed_ips = allowed;
+        })
+    };
+    let gateway = dumping("127.0.0.1").await;
+    let policies = crate::support::probes(&[json!({ "do": "tag", "value": "hunter2" })]);
+    gateway.deploy(&[api("/a", "http://127.0.0.1:9", |spec| spec["policies"] = policies)]).await;
+    let dump = gateway.door(gateway.running().addresses().admin, "/config_dump").await;
+    let text = String::from_utf8_lossy(&dump.body).into_owned();
+    assert!(text.contains("rest-apis/api-a") && text.contains("127.0.0.1:9"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let closed = dumping("192.0.2.1").await;
+    let door = closed.running().addresses().admin;
+    assert_eq!(closed.door(door, "/config_dump").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(closed.door(door, "/health").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_counted_and_logged_once_each() {
+    let (gateway, backend) = (Gateway::start().await, Backend::start().await);
+    gateway.deploy(&[api("/l", &backend.url(), |_| {})]).await;
+    let mut sent = request("POST", "/l//x?q=1", "12345");
+    sent.headers_mut().insert("user-agent", "tests/1".parse().expect("a value"));
+    sent.headers_mut().insert("x-request-id", "id-1".parse().expect("a value"));
+    let reply = gateway.call(sent).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!(gateway.get("/nowhere").await.status, StatusCode::NOT_FOUND);
+    // A client that leaves is a line as well.
+    let mut leaving = Client::connect(gateway.http).await;
+    let waiting = tokio::time::timeout(std::time::Duration::from_millis(100), leaving.send(get("/l/never")));
+    assert!(waiting.await.is_err());
+    drop(leaving);
+    let lines = gateway.log_lines(3).await;
+    let line = lines.iter().find(|line| line["reqId"] == "id-1").expect("the first request's line");
+    for (key, value) in [
+        ("meth", json!("POST")),
+        ("path", json!("/l//x?q=1")),
+        ("proto", json!("HTTP/1.1")),
+        ("respCd", json!(200)),
+        ("bytesRx", json!(5)),
+        ("bytesTx", json!(reply.body.len())),
+        ("ua", json!("tests/1")),
+        ("host", json!("books.example")),
+        ("upHost", json!(backend.address.to_string())),
+        ("upPath", json!("/x?q=1")),
+        ("route", json!("POST|/l/*|*")),
+        ("artifact", json!("rest-apis/api-l")),
+        ("revision", json!(1)),
+        ("epoch", json!(1)),
+    ] {
+        assert_eq!(line[key], value, "{key} in {line}");
+    }
+    assert!(line["dur"].as_f64() >= line["upSvcT"].as_f64() && line["upSvcT"].is_number(), "{line}");
+    assert!(
+        lines.iter().any(|line| line["reason"] == "route_not_found" && line["respCd"] == 404),
+        "{lines:?}"
+    );
+    assert!(lines.iter().any(|line| line["respCdDtl"] == "client_gone" && line["respCd"] == 0), "{lines:?}");
+
+    let metrics = gateway.door(gateway.running().addresses().metrics, "/metrics").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    for line in [
+        "ferrogate_runtime_requests_total{class=\"2xx\"} 1",
+        "ferrogate_runtime_requests_total{class=\"4xx\"} 1",
+        "ferrogate_runtime_requests_total{class=\"none\"} 1",
+        "ferrogate_runtime_failures_total{reason=\"route_not_found\"} 1",
+        "ferrogate_runtime_requests_in_flight 0",
+        "ferrogate_runtime_revision 1",
+        "policy_engine_requests_total 3",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+}
