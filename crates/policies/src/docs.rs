@@ -139,7 +139,8 @@ fn constraints(property: &Value, items: Option<&Value>) -> String {
             });
         }
         if let Some(pattern) = get("pattern").and_then(Value::as_str) {
-            told.push(format!("{of_items}`{pattern}`"));
+            // Two ticks, as a pattern may have one.
+            told.push(format!("{of_items}`` {pattern} ``"));
         }
     }
     told.join(", ")

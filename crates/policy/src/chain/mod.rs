@@ -8,7 +8,6 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::StatusCode;
 
 use crate::condition::{Condition, Scene};
 use crate::exchange::Exchange;
@@ -18,8 +17,10 @@ use crate::hooks::{BodyNeed, Phases, Policy, PolicyError, Verdict};
 pub use crate::condition::Phase;
 
 mod compile;
+mod run;
 
 pub use compile::{MAX_POLICIES, PathPrefixes, admit};
+pub use run::{ChainRun, Decision, Outcome, PolicyFailure};
 
 /// The compiled policies of one route. The default is the empty chain.
 #[derive(Default)]
@@ -35,44 +36,6 @@ struct Step {
     policy: Policy,
     phases: Phases,
     condition: Option<Condition>,
-}
-
-/// What one request's run through a chain has come to.
-#[derive(Debug, Default)]
-pub struct ChainRun {
-    decision: Option<Decision>,
-    request_body: Option<Bytes>,
-}
-
-/// Which policy ended the chain, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The policy's name.
-    pub policy: &'static str,
-    /// The phase it happened in.
-    pub phase: Phase,
-    /// What happened.
-    pub outcome: Outcome,
-}
-
-/// How a policy ended the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It answered with this status.
-    Answered(StatusCode),
-    /// It, or its condition, failed.
-    Failed,
-}
-
-/// A policy failed: the client gets the fixed 500 of contract 4.8, this goes to the log.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("policy '{policy}' failed: {error}")]
-pub struct PolicyFailure {
-    /// The policy's name.
-    pub policy: &'static str,
-    /// Why.
-    #[source]
-    pub error: PolicyError,
 }
 
 impl Chain {
@@ -133,7 +96,7 @@ impl Chain {
         for (index, step) in self.steps.iter().enumerate() {
             if step.phases.request_outbound {
                 let error = PolicyError("an outbound call is due where none can be made".to_owned());
-                return run.settle(step, phase, Err(error));
+                return run.settle(step.name, phase, Err(error));
             }
             if !step.phases.request {
                 continue;
@@ -145,7 +108,7 @@ impl Chain {
                 Err(error) => Err(error),
             };
             if !matches!(verdict, Ok(Verdict::Continue)) {
-                return run.settle(step, phase, verdict);
+                return run.settle(step.name, phase, verdict);
             }
         }
         Ok(Verdict::Continue)
@@ -178,7 +141,7 @@ impl Chain {
                 verdict = step.policy.on_request_outbound(head, exchange).await;
             }
             if !matches!(verdict, Ok(Verdict::Continue)) {
-                return run.settle(step, phase, verdict);
+                return run.settle(step.name, phase, verdict);
             }
         }
         Ok(Verdict::Continue)
@@ -198,7 +161,7 @@ impl Chain {
         run: &mut ChainRun,
     ) -> Result<Verdict, PolicyFailure> {
         let phase = Phase::RequestBody;
-        if run.decision.is_some() {
+        if run.decision().is_some() {
             return Ok(Verdict::Continue);
         }
         for (index, step) in self.steps.iter().enumerate() {
@@ -214,12 +177,12 @@ impl Chain {
                 Err(error) => Err(error),
             };
             if !matches!(verdict, Ok(Verdict::Continue)) {
-                return run.settle(step, phase, verdict);
+                return run.settle(step.name, phase, verdict);
             }
         }
         // A streamed body is not gathered for later conditions: its last chunk would pass for all of it.
         if self.keeps_request_body && self.needs.request_body == BodyNeed::Buffered {
-            run.request_body = Some(body.clone());
+            run.keep_request_body(body);
         }
         Ok(Verdict::Continue)
     }
@@ -237,7 +200,7 @@ impl Chain {
         run: &mut ChainRun,
     ) -> Result<Verdict, PolicyFailure> {
         let phase = Phase::ResponseHeaders;
-        if run.decision.is_some() {
+        if run.decision().is_some() {
             return Ok(Verdict::Continue);
         }
         for (index, step) in self.steps.iter().enumerate().rev() {
@@ -257,7 +220,7 @@ impl Chain {
                 Err(error) => Err(error),
             };
             if !matches!(verdict, Ok(Verdict::Continue)) {
-                return run.settle(step, phase, verdict);
+                return run.settle(step.name, phase, verdict);
             }
         }
         Ok(Verdict::Continue)
@@ -277,7 +240,7 @@ impl Chain {
         run: &mut ChainRun,
     ) -> Result<Verdict, PolicyFailure> {
         let phase = Phase::ResponseBody;
-        if run.decision.is_some() {
+        if run.decision().is_some() {
             return Ok(Verdict::Continue);
         }
         for (index, step) in self.steps.iter().enumerate().rev() {
@@ -298,45 +261,10 @@ impl Chain {
                 Err(error) => Err(error),
             };
             if !matches!(verdict, Ok(Verdict::Continue)) {
-                return run.settle(step, phase, verdict);
+                return run.settle(step.name, phase, verdict);
             }
         }
         Ok(Verdict::Continue)
-    }
-}
-
-impl ChainRun {
-    /// A run that has come to nothing yet.
-    #[must_use]
-    pub fn new() -> ChainRun {
-        ChainRun::default()
-    }
-
-    /// Which policy ended the chain; `None` when all let the request pass.
-    #[must_use]
-    pub fn decision(&self) -> Option<Decision> {
-        self.decision
-    }
-
-    fn request_body(&self) -> Option<(&Bytes, bool)> {
-        self.request_body.as_ref().map(|body| (body, true))
-    }
-
-    /// Records how a policy ended the chain.
-    fn settle(
-        &mut self,
-        step: &Step,
-        phase: Phase,
-        verdict: Result<Verdict, PolicyError>,
-    ) -> Result<Verdict, PolicyFailure> {
-        let policy = step.name;
-        let outcome = match &verdict {
-            Ok(Verdict::Continue) => return Ok(Verdict::Continue),
-            Ok(Verdict::Answer(answer)) => Outcome::Answered(answer.status),
-            Err(_) => Outcome::Failed,
-        };
-        self.decision = Some(Decision { policy, phase, outcome });
-        verdict.map_err(|error| PolicyFailure { policy, error })
     }
 }
 

@@ -41,6 +41,13 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Chains are part of a snapshot, which all workers read.
+const _: fn() = || {
+    fn shared_by_workers<T: Send + Sync>() {}
+    shared_by_workers::<Chain>();
+    shared_by_workers::<Registry>();
+};
+
 #[test]
 fn requests_run_forth_and_responses_back() {
     let route = route(
@@ -110,6 +117,47 @@ fn a_chain_knows_what_it_needs() {
     assert_eq!(chain.request_body_need(), BodyNeed::Buffered);
     assert_eq!(chain.response_body_need(), BodyNeed::Streamed);
     assert_eq!(format!("{chain:?}"), r#"["probe", "probe", "probe"]"#);
+}
+
+#[test]
+fn a_streamed_body_passes_chunk_by_chunk() {
+    let streamed = probe(json!({"label": "a", "phases": ["request_body", "response"], "streamed": true}));
+    let late = when("response.RequestBody == null", json!({"label": "b", "phases": ["response"]}));
+    let route = route(&[streamed, late], &[]);
+    assert_eq!(route.chain.request_body_need(), BodyNeed::Streamed);
+    let client = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    let mut exchange = crate::Exchange::new(&route.attachment, "id", client, 0);
+    let (mut request, mut run) = (get(), super::ChainRun::new());
+    for (chunk, last) in [("one", false), ("two", true)] {
+        let mut body = Bytes::from(chunk);
+        let verdict = route.chain.request_body(&mut request, &mut body, last, &mut exchange, &mut run);
+        assert_eq!(verdict, Ok(crate::Verdict::Continue));
+        assert_eq!(text(&body), format!("{chunk}[request_body:a]"));
+    }
+    // Nobody gathers a streamed body, so later conditions see none, not its last chunk.
+    let mut response = Response::new(200);
+    let verdict = route.chain.response(&request, &mut response, &mut exchange, &mut run);
+    assert_eq!(verdict, Ok(crate::Verdict::Continue));
+    assert_eq!(response.values("x-probe"), ["response:b", "response:a"]);
+}
+
+#[test]
+fn nothing_runs_after_an_answer() {
+    let route = route(&[probe(json!({"label": "a", "answer": "request"}))], &[]);
+    let client = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    let mut exchange = crate::Exchange::new(&route.attachment, "id", client, 0);
+    let (mut request, mut response, mut run) = (get(), Response::new(200), super::ChainRun::new());
+    let mut body = Bytes::from_static(b"q");
+    let answered = route.chain.request(&mut request, &mut exchange, &mut run);
+    assert!(matches!(answered, Ok(crate::Verdict::Answer(_))));
+    for verdict in [
+        route.chain.request_body(&mut request, &mut body, true, &mut exchange, &mut run),
+        route.chain.response(&request, &mut response, &mut exchange, &mut run),
+        route.chain.response_body(&request, &mut response, &mut body, true, &mut exchange, &mut run),
+    ] {
+        assert_eq!(verdict, Ok(crate::Verdict::Continue));
+    }
+    assert_eq!((text(&body).as_str(), response.values("x-probe").len()), ("q", 0));
 }
 
 #[test]

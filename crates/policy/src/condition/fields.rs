@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
+use cel::Value;
 use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
-use cel::{IdedExpr as Expression, Value};
 
 use super::{ConditionError, Phase};
 
@@ -123,7 +123,7 @@ impl Field {
 
 impl Uses {
     /// What this expression names.
-    pub(super) fn of(expression: &Expression) -> Result<Uses, ConditionError> {
+    pub(super) fn of(expression: &IdedExpr) -> Result<Uses, ConditionError> {
         let mut uses = Uses::default();
         uses.walk(expression, &mut Vec::new(), 0)?;
         Ok(uses)

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use serde_json::{Value, json};
 
-use super::{NOW_MS, Outcome, Request, Response, Route, registry_of};
+use super::{Outcome, Request, Response, Route, registry_of};
 use crate::chain::ChainRun;
 use crate::definition::{Definition, Level, Services};
 use crate::exchange::Exchange;
@@ -26,15 +26,12 @@ const HUGE_BODY_BYTES: usize = 8 << 20;
 pub fn exercise(definition: &Arc<dyn Definition>, valid_params: &Value) {
     bad_params_are_refused(definition, valid_params);
     for level in [Level::Api, Level::Operation] {
-        let services = Services::in_memory();
-        let route = Route::with_policy(definition, valid_params, level, &services)
-            .expect("the valid parameters are accepted");
-        assert_eq!(route.chain.len(), 1);
+        assert_eq!(fresh(definition, valid_params, level).chain.len(), 1);
         for (request, body) in requests() {
             for (response, response_body) in responses() {
-                // Each trial in its own window: a rate limit must not end them.
-                let later = Route { now_ms: NOW_MS, ..fresh(definition, valid_params, level) };
-                let outcome = later.run(request.clone(), body.clone(), response, response_body);
+                // Each trial with counters of its own: a rate limit must not end them.
+                let route = fresh(definition, valid_params, level);
+                let outcome = route.run(request.clone(), body.clone(), response, response_body);
                 must_not_fail(&outcome);
             }
         }
@@ -44,7 +41,7 @@ pub fn exercise(definition: &Arc<dyn Definition>, valid_params: &Value) {
 
 fn fresh(definition: &Arc<dyn Definition>, params: &Value, level: Level) -> Route {
     Route::with_policy(definition, params, level, &Services::in_memory())
-        .expect("the parameters were accepted before")
+        .expect("the valid parameters are accepted")
 }
 
 /// Outside its body limits a policy may answer, but it has nothing to fail at.
