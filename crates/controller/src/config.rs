@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrogate_base::config::{ListenKeys, Reader};
+use ferrogate_base::config::{ListenKeys, Reader, Sources};
 use ferrogate_base::secret::Secret;
 use ferrogate_model::document::{Defaults, MAX_BUNDLE_BYTES, MAX_DOCUMENT_BYTES};
 use ferrogate_model::template::Lookup;
@@ -123,6 +123,27 @@ struct ConfiguredUser {
 /// Templates of artifacts look here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Environment;
+
+/// Tells the sources which further environment variables and directories settings may come
+/// from: the names of contract 7.1, and the one that scripts use for the password.
+pub fn prepare(sources: &mut Sources) {
+    sources.env_alias("controller.admin_password", "FERROGATE_ADMIN_PASSWORD");
+    for (key, name) in [
+        ("controller.server.gateway_id", "SERVER_GATEWAY_ID"),
+        ("controller.storage.type", "STORAGE_TYPE"),
+        ("controller.storage.sqlite.path", "STORAGE_SQLITE_PATH"),
+        ("controller.storage.postgres.host", "STORAGE_POSTGRES_HOST"),
+        ("controller.storage.postgres.port", "STORAGE_POSTGRES_PORT"),
+        ("controller.storage.postgres.database", "STORAGE_POSTGRES_DATABASE"),
+        ("controller.storage.postgres.user", "STORAGE_POSTGRES_USER"),
+        ("controller.storage.postgres.password", "STORAGE_POSTGRES_PASSWORD"),
+        ("controller.storage.postgres.sslmode", "STORAGE_POSTGRES_SSLMODE"),
+        ("controller.metrics.port", "METRICS_PORT"),
+    ] {
+        sources.env_alias(key, &format!("APIP_GW_CONTROLLER_{name}"));
+    }
+    sources.allow_files_in(&["/etc/gateway-controller", "/secrets/gateway-controller"]);
+}
 
 impl Config {
     /// Reads every setting; problems stay in the reader.
@@ -359,4 +380,121 @@ fn role_mapping(reader: &mut Reader<'_>, key: &str) -> BTreeMap<String, Vec<Stri
         reader.problem(key, "only one role can be mapped from \"*\"");
     }
     mapping
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use ferrogate_base::config::{Problem, Reader, Sources};
+    use ferrogate_model::template::Lookup as _;
+
+    use super::{Config, Environment, SECTIONS, prepare};
+
+    fn read(env: &[(&str, &str)], file: &str) -> (Config, Vec<Problem>) {
+        let env: BTreeMap<String, String> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut sources = Sources::new(env);
+        prepare(&mut sources);
+        sources.read_text(Path::new("test.toml"), file);
+        let mut reader = Reader::new(&sources);
+        let config = Config::read(&mut reader);
+        (config, reader.finish(&SECTIONS, &["router", "policy_engine"]).problems)
+    }
+
+    #[test]
+    fn the_defaults_are_the_contract_s_and_have_no_problem() {
+        let (config, problems) = read(&[], "");
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(config.management.map(|address| address.port()), Some(9090));
+        assert_eq!(config.stream.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:18000"));
+        assert_eq!(config.gateway_id, "platform-gateway-id");
+        assert_eq!(config.database_url.expose(), "sqlite://./data/gateway.db");
+        assert!(config.basic.is_some_and(|users| users.is_empty()) && config.jwt.is_none());
+    }
+
+    #[test]
+    fn a_file_with_the_contract_s_keys_works() {
+        let file = r#"
+            [controller.server]
+            api_port = 7090
+            gateway_id = "gw"
+            [controller.storage]
+            type = "postgres"
+            [controller.storage.postgres]
+            host = "db.example"
+            user = "u@x"
+            password = "p:/?"
+            database = "gateways"
+            sslmode = "verify-full"
+            [controller.event_hub]
+            poll_interval = "3s"
+            [[controller.auth.basic.users]]
+            username = "ops"
+            password = "secret"
+            roles = ["admin"]
+            [controller.auth.idp]
+            enabled = true
+            jwks_url = "https://idp.example/keys"
+            issuer = "https://idp.example"
+            [controller.auth.idp.role_mapping]
+            admin = ["ops", "*"]
+            [router.vhosts.main]
+            default = "*.example.com"
+            [immutable_gateway]
+            enabled = true
+        "#;
+        let (config, problems) = read(&[("FERROGATE_ADMIN_PASSWORD", "mine")], file);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(config.management.map(|address| address.port()), Some(7090));
+        assert_eq!(
+            config.database_url.expose(),
+            "postgres://u%40x:p%3A%2F%3F@db.example:5432/gateways?sslmode=verify%2Dfull"
+        );
+        assert_eq!(config.basic.map(|users| users.len()), Some(1));
+        assert_eq!(config.defaults.main_host, "*.example.com");
+        assert_eq!(config.admin_password.map(|password| password.matches("mine")), Some(true));
+        assert!(config.immutable && config.jwt.is_some());
+    }
+
+    #[test]
+    fn every_problem_is_told_at_its_key() {
+        let file = r#"
+            [controller.storage]
+            type = "postgres"
+            [controller.stream.tls]
+            cert_file = "a.pem"
+            [[controller.auth.basic.users]]
+            username = ""
+            password = "x"
+            [controller.auth.idp]
+            enabled = true
+            [controller.auth.idp.role_mapping]
+            admin = ["*"]
+            developer = ["*"]
+            [controller.sever]
+            api_port = 1
+        "#;
+        let (_, problems) = read(&[], file);
+        let keys: Vec<&str> = problems.iter().filter_map(|problem| problem.key.as_deref()).collect();
+        for key in [
+            "controller.storage.postgres.host",
+            "controller.stream.tls.cert_file",
+            "controller.auth.basic.users",
+            "controller.auth.idp.jwks_url",
+            "controller.auth.idp.issuer",
+            "controller.auth.idp.role_mapping",
+        ] {
+            assert!(keys.contains(&key), "{key} is missing in {problems:?}");
+        }
+        assert!(keys.iter().any(|key| key.starts_with("controller.sever")), "{problems:?}");
+    }
+
+    #[test]
+    fn templates_do_not_see_the_gateway_s_own_settings() {
+        assert_eq!(Environment.env("FERROGATE_ADMIN_PASSWORD"), None);
+        assert_eq!(Environment.env("APIP_GW_CONTROLLER_STORAGE_POSTGRES_PASSWORD"), None);
+        assert!(Environment.env("PATH").is_some());
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use ferrogate_model::document;
 use ferrogate_store::Guard;
@@ -23,7 +23,7 @@ use super::documents::ResourceStatus;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::gateway::named;
 use super::json::json as answer;
-use super::options::{WriteOptions, WriteQuery, format, read_body};
+use super::options::{Params, WriteOptions, WriteQuery, format, read_body};
 use super::rest_apis::status_of;
 use super::write::Subject;
 use crate::auth::Principal;
@@ -89,7 +89,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 async fn apply(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Arc<Principal>>,
-    Query(query): Query<WriteQuery>,
+    Params(query): Params<WriteQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

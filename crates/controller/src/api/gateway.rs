@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use ferrogate_model::{Position, ResourceName, Revision};
 use ferrogate_store::{Changes, Guard, State as StoredState, StoredArtifact};
@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::json::json as answer;
-use super::options::{WriteOptions, WriteQuery};
+use super::options::{Params, Segments, WriteOptions, WriteQuery};
 use super::revisions::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list, source};
 use super::write::{REVISION, Subject, batch_id};
 use crate::auth::Principal;
@@ -89,7 +89,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 )]
 async fn history(
     State(app): State<Arc<App>>,
-    Query(query): Query<HistoryQuery>,
+    Params(query): Params<HistoryQuery>,
 ) -> Result<Response, ApiError> {
     let head = app.store.head().await?;
     let end = head.position.revision.0.min(query.before.map_or(u64::MAX, |before| before.saturating_sub(1)));
@@ -124,7 +124,7 @@ async fn history(
 async fn rollback(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Arc<Principal>>,
-    Query(query): Query<WriteQuery>,
+    Params(query): Params<WriteQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -132,7 +132,7 @@ async fn rollback(
     let request = RollbackRequest::read(&app, &headers, body).await?;
     // A repeated request finds its own writes done: it is told apart before the difference,
     // which by then is empty.
-    if headers.contains_key("idempotency-key")
+    if options.keyed
         && let Some(done) = app.store.outcome(options.batch).await?
     {
         return Ok(rolled_back(done.last, Vec::new(), Vec::new(), false, None, StatusCode::OK));
@@ -166,7 +166,7 @@ async fn rollback(
         (status = 503, description = "The store is unavailable", body = ErrorBody),
     )
 )]
-async fn batch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+async fn batch(State(app): State<Arc<App>>, Segments(id): Segments<String>) -> Result<Response, ApiError> {
     let id = batch_id(&id)?;
     let outcome = app.deployer.outcome(id).await?;
     let found = BatchAnswer {

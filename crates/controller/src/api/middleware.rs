@@ -68,7 +68,8 @@ pub fn deprecation_headers(response: &mut Response, base: &str, path: &str) {
     }
     let warning = format!("299 - \"Deprecated API: migrate to {base} prefix\"");
     if let Ok(warning) = HeaderValue::from_str(&warning) {
-        headers.insert(WARNING, warning);
+        // Beside the one of a stale read, not instead of it.
+        headers.append(WARNING, warning);
     }
 }
 

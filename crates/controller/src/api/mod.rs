@@ -79,7 +79,7 @@ pub struct Settings {
 /// The description of every endpoint.
 #[must_use]
 pub fn description() -> utoipa::openapi::OpenApi {
-    endpoints().split_for_parts().1
+    openapi::complete(endpoints().split_for_parts().1)
 }
 
 /// The whole management API.

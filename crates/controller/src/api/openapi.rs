@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::StatusCode;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ComponentsBuilder, Server};
+use utoipa::openapi::{ComponentsBuilder, ContentBuilder, Ref, RefOr, ResponseBuilder, Server};
 
 use super::error::{AuthErrorBody, ErrorBody};
 use super::json::json as answer;
@@ -44,6 +44,33 @@ pub fn base() -> utoipa::openapi::OpenApi {
     let nothing: [&str; 0] = [];
     api.security =
         Some(vec![SecurityRequirement::new("basic", nothing), SecurityRequirement::new("bearer", nothing)]);
+    api
+}
+
+/// Adds what every endpoint may answer besides its own: refused callers, and what cannot
+/// be read as a request at all.
+#[must_use]
+pub fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    let common = [
+        ("400", "The request cannot be read", "ErrorBody"),
+        ("401", "No valid credentials", "AuthErrorBody"),
+        ("403", "Another role is needed", "AuthErrorBody"),
+        ("429", "Too many failed attempts from this address", "AuthErrorBody"),
+        ("500", "A fault of the gateway's own; its log has the cause", "ErrorBody"),
+        ("503", "Something needed does not answer just now: try again after `Retry-After`", "ErrorBody"),
+    ];
+    for item in api.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            for (status, description, schema) in common {
+                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| {
+                    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build();
+                    let response = ResponseBuilder::new().description(description);
+                    RefOr::T(response.content("application/json", content).build())
+                });
+            }
+        }
+    }
     api
 }
 

@@ -6,23 +6,51 @@
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequestParts, Path, Query};
 use ferrogate_model::document::Format;
 use ferrogate_model::{Revision, duration};
 use ferrogate_store::Guard;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, IF_MATCH};
+use http::request::Parts;
 use http_body_util::LengthLimitError;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::error::ApiError;
 use crate::status::live::Scope;
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// How long `wait=live` waits when the client names no timeout.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait; a longer one is shortened, for a connection is held open meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Query parameters. As axum's own, but a refusal has the shape of every other error.
+pub struct Params<T>(pub T);
+
+/// Parts of the path, likewise.
+pub struct Segments<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Params<T>, ApiError> {
+        let read = Query::from_request_parts(parts, state).await;
+        read.map(|Query(query)| Params(query)).map_err(|error| bad(error.body_text()))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Segments<T>, ApiError> {
+        let read = Path::from_request_parts(parts, state).await;
+        read.map(|Path(segments)| Segments(segments)).map_err(|error| bad(error.body_text()))
+    }
+}
 
 /// Query parameters of every write.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -52,6 +80,8 @@ pub struct WriteOptions {
     pub strict: bool,
     /// The batch id: the client's key, or a fresh one.
     pub batch: Uuid,
+    /// The client gave the key, so the request may be a repetition.
+    pub keyed: bool,
     /// `If-Match`.
     pub if_match: Option<IfMatch>,
 }
@@ -90,6 +120,7 @@ impl WriteOptions {
             wait,
             strict: flag("strict", query.strict.as_deref())?,
             batch: batch(headers)?,
+            keyed: headers.contains_key(IDEMPOTENCY_KEY),
             if_match: if_match(headers)?,
         })
     }
@@ -156,7 +187,7 @@ fn scope(query: &WriteQuery) -> Result<Scope, ApiError> {
 }
 
 fn batch(headers: &HeaderMap) -> Result<Uuid, ApiError> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(Uuid::new_v4()) };
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(Uuid::new_v4()) };
     let parsed = key.to_str().ok().and_then(|text| Uuid::parse_str(text.trim().trim_matches('"')).ok());
     parsed.ok_or_else(|| bad("header 'Idempotency-Key' must be a UUID"))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use ferrogate_model::{Handle, Kind, ResourceName};
 use ferrogate_store::Guard;
@@ -21,7 +21,7 @@ use super::App;
 use super::documents::{ResourceStatus, document, with_status};
 use super::error::{ApiError, ErrorBody, etag};
 use super::json::json as answer;
-use super::options::{WriteOptions, WriteQuery, format, read_body};
+use super::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
 use super::read::Reading;
 use super::write::{Subject, Written, not_found, parse};
 use crate::auth::Principal;
@@ -80,7 +80,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 async fn create(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Arc<Principal>>,
-    Query(query): Query<WriteQuery>,
+    Params(query): Params<WriteQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -108,7 +108,7 @@ async fn create(
         (status = 503, description = "Nothing has been read from the store yet", body = ErrorBody),
     )
 )]
-async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Result<Response, ApiError> {
+async fn list(State(app): State<Arc<App>>, Params(query): Params<ListQuery>) -> Result<Response, ApiError> {
     let reading = Reading::of(&app)?;
     let mut apis = Vec::new();
     for entry in reading.snapshot.entries().filter(|entry| query.matches(entry)) {
@@ -134,7 +134,7 @@ async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Re
         (status = 503, description = "Nothing has been read from the store yet", body = ErrorBody),
     )
 )]
-async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+async fn get(State(app): State<Arc<App>>, Segments(id): Segments<String>) -> Result<Response, ApiError> {
     let reading = Reading::of(&app)?;
     let name = rest_api(&id)?;
     let entry = reading.snapshot.get(&name).ok_or_else(|| not_found(&name))?;
@@ -164,8 +164,8 @@ async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Resp
 async fn replace(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Arc<Principal>>,
-    Path(id): Path<String>,
-    Query(query): Query<WriteQuery>,
+    Segments(id): Segments<String>,
+    Params(query): Params<WriteQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -212,8 +212,8 @@ async fn replace(
 async fn delete(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Arc<Principal>>,
-    Path(id): Path<String>,
-    Query(query): Query<WriteQuery>,
+    Segments(id): Segments<String>,
+    Params(query): Params<WriteQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;

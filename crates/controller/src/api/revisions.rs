@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use ferrogate_model::{Kind, Revision};
 use ferrogate_store::{Change, StoredArtifact};
@@ -22,7 +22,7 @@ use super::App;
 use super::documents::{document, timestamp};
 use super::error::{ApiError, ErrorBody, etag};
 use super::json::json as answer;
-use super::options::{WriteOptions, WriteQuery, format, read_body};
+use super::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
 use super::rest_apis::{preview, rest_api, stored};
 use super::write::{Subject, not_found, parse};
 use crate::auth::Principal;
@@ -101,8 +101,8 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 )]
 async fn history(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    Query(query): Query<HistoryQuery>,
+    Segments(id): Segments<String>,
+    Params(query): Params<HistoryQuery>,
 ) -> Result<Response, ApiError> {
     let name = rest_api(&id)?;
     let limit = query.limit();
@@ -134,7 +134,7 @@ async fn history(
 )]
 async fn past(
     State(app): State<Arc<App>>,
-    Path((id, revision)): Path<(String, String)>,
+    Segments((id, revision)): Segments<(String, String)>,
 ) -> Result<Response, ApiError> {
     let revision =
         revision.parse().map_err(|_| ApiError::BadRequest(format!("'{revision}' is not a revision")))?;
@@ -164,8 +164,8 @@ async fn past(
 async fn rollback(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Arc<Principal>>,
-    Path(id): Path<String>,
-    Query(query): Query<WriteQuery>,
+    Segments(id): Segments<String>,
+    Params(query): Params<WriteQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

@@ -132,6 +132,7 @@ impl App {
                 (subject, planned)
             })
             .unzip();
+        let repeated = options.keyed.then(|| planned.iter().map(fingerprint).collect::<Vec<_>>());
         let deployment = Deployment { id: options.batch, author: caller.name.clone(), writes: planned };
         let committed = self.deployer.deploy(deployment).await;
         let deployed = committed.map_err(|error| {
@@ -139,6 +140,13 @@ impl App {
             self.metrics.operation(operation, error.outcome());
             error
         })?;
+        if repeated.is_some_and(|planned| !is_the_same(&deployed, &planned)) {
+            self.metrics.operation(operation, Outcome::Refused);
+            return Err(ApiError::Conflict(format!(
+                "Idempotency-Key {} was used for another request, at revision {}; nothing was written",
+                options.batch, deployed.committed.last
+            )));
+        }
         self.metrics.operation(operation, Outcome::Success);
         let names = subjects.into_iter().map(|subject| subject.name).collect();
         let live = match &options.wait {
@@ -152,6 +160,31 @@ impl App {
         let target = Target { position: deployed.position(), first: deployed.committed.first, names };
         self.status.wait_live(&target, &wait.scope, wait.timeout).await
     }
+}
+
+/// What a write writes where.
+fn fingerprint(planned: &Planned) -> (ResourceName, Option<String>) {
+    (planned.name.clone(), planned.content.as_ref().map(|admitted| admitted.source.to_string()))
+}
+
+/// Whether the batch found under the client's key is this request. What has been replaced
+/// since cannot be compared and passes.
+fn is_the_same(deployed: &Deployed, planned: &[(ResourceName, Option<String>)]) -> bool {
+    let count = deployed.committed.last.0.saturating_sub(deployed.committed.first.0).saturating_add(1);
+    if u64::try_from(planned.len()) != Ok(count) {
+        return false;
+    }
+    let Some(snapshot) = &deployed.snapshot else { return true };
+    planned.iter().enumerate().all(|(index, (name, source))| match (snapshot.get(name), source) {
+        (Some(entry), source) if entry.stored.revision == deployed.revision(index) => {
+            source.as_ref() == Some(&entry.stored.source)
+        }
+        // Another artifact, never written by that batch, has neither the revision nor a later one.
+        (Some(entry), _) => entry.stored.revision > deployed.revision(index),
+        (None, None) => true,
+        // It may have been deleted since; the log would tell, at the price of a read per retry.
+        (None, Some(_)) => snapshot.position().revision > deployed.committed.last,
+    })
 }
 
 /// The answer to a batch that did not go through.

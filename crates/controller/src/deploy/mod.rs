@@ -170,6 +170,7 @@ impl Deployer {
     }
 }
 
+/// Rendered payloads become rows here: the place where secrets in them would be sealed.
 fn commit(planned: Planned) -> Commit {
     let write = match planned.content {
         None => Write::Delete,

@@ -181,7 +181,7 @@ fn a_gap_is_never_published() {
         vec![Step { handle: 1, action: Action::Deploy }],
         vec![Step { handle: 1, action: Action::Delete }],
     ]);
-    let _ = Snapshot::load(line.states[0].clone(), Limits::default()).apply(line.batches[1].clone());
+    drop(Snapshot::load(line.states[0].clone(), Limits::default()).apply(line.batches[1].clone()));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_gap_is_never_published() {
 fn half_a_transaction_is_never_published() {
     let step = |handle| Step { handle, action: Action::Deploy };
     let line = play(&[vec![step(1), step(2)]]);
-    let _ = Snapshot::load(line.states[0].clone(), Limits::default()).apply(line.batches[0][..1].to_vec());
+    drop(Snapshot::load(line.states[0].clone(), Limits::default()).apply(line.batches[0][..1].to_vec()));
 }
 
 #[test]

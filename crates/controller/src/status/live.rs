@@ -257,7 +257,7 @@ mod tests {
         let left = RuntimeLease { connected: false, ..runtime("a1", 3) };
         let cluster = |runtimes| Cluster { controllers: Vec::new(), runtimes, now: NOW };
         let merged = merge(cluster(vec![there.clone()]), "c1", vec![left.clone()]);
-        assert_eq!(merged.runtimes, [there.clone()]);
+        assert_eq!(merged.runtimes, std::slice::from_ref(&there));
         let back = runtime("a1", 8);
         assert_eq!(merge(cluster(vec![there]), "c1", vec![back.clone()]).runtimes, [back]);
         assert_eq!(merge(cluster(vec![runtime("a1", 3)]), "c1", vec![left.clone()]).runtimes, [left]);

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The controller over real sockets and SQLite: one file per group of promises. The
+//! harness starts a whole controller on free ports; runtimes are played by the real
+//! client of the config stream over a sink in memory.
+
+mod access;
+mod admin;
+mod conditions;
+mod fault;
+mod harness;
+mod history;
+mod lifecycle;
+mod live;
+mod outage;
+mod refusals;

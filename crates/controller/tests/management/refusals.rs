@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is refused, with which status and which words (contract 1.5 and 2.2), and that
+//! nothing of it is stored.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Gateway, Setup, api, api_with, send};
+
+fn fields(answer: &Answer) -> Vec<String> {
+    let body = answer.json();
+    let errors = body["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    errors.iter().filter_map(|error| error["field"].as_str().map(str::to_owned)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_cannot_be_read_is_a_400_without_fields() {
+    let gateway = Gateway::start().await;
+    for (body, said) in [
+        ("{{{".to_owned(), "failed to parse configuration"),
+        (String::new(), "failed to parse configuration"),
+        ("- a\n- list\n".to_owned(), "failed to parse configuration"),
+        (api_with("x", "/x", "  vhosts: 5\n"), "failed to parse configuration"),
+        (api("x", "'/{{ secret \"nowhere\" }}'"), "failed to resolve secret \"nowhere\""),
+        (api("x", "'/{{ shout \"x\" }}'"), "function \"shout\" not defined"),
+        (api("x", "'/{{ required \"say where\" (env \"NOT_SET_ANYWHERE\") }}'"), "say where"),
+    ] {
+        let answer = gateway.post("/rest-apis", body.clone()).await;
+        let (status, message) = answer.told();
+        assert!(status == 400 && message.contains(said), "{body}\n{answer:?}");
+        assert_eq!(answer.json()["status"], "error");
+        assert!(answer.json().get("errors").is_none(), "{answer:?}");
+    }
+    let put = gateway.put("/rest-apis/x", "{{{").await.told();
+    assert!(put.0 == 400 && put.1.starts_with("Failed to parse configuration: "), "{put:?}");
+    assert_eq!(gateway.get("/rest-apis").await.json()["count"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_violation_is_told_at_once_policies_included() {
+    let gateway = Gateway::start().await;
+    let policies = "  policies:\n    - name: no-such-policy\n      version: v1\n    - name: set-headers\n      \
+                    version: v1\n      params:\n        nonsense: 1\n    - name: respond\n      \
+                    executionCondition: 'this is ('\n";
+    let valid_head = gateway.post("/rest-apis", api_with("x", "/x", policies)).await;
+    assert_eq!(
+        (valid_head.status.as_u16(), valid_head.told().1.as_str()),
+        (400, "Configuration validation failed")
+    );
+    let of_policies = fields(&valid_head);
+    assert!(of_policies.contains(&"spec.policies[0].version".to_owned()), "{valid_head:?}");
+    assert!(of_policies.iter().any(|field| field.starts_with("spec.policies[1].params")), "{valid_head:?}");
+    assert!(of_policies.contains(&"spec.policies[2].executionCondition".to_owned()), "{valid_head:?}");
+
+    let faulty_head = gateway.post("/rest-apis", api_with("x", "no-slash", policies)).await;
+    let all = fields(&faulty_head);
+    assert_eq!(all.first().map(String::as_str), Some("spec.context"), "{faulty_head:?}");
+    for field in &of_policies {
+        assert!(all.contains(field), "{field} is missing in {all:?}");
+    }
+    assert_eq!(gateway.get("/rest-apis").await.json()["count"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_name_what_is_in_the_way() {
+    let gateway = Gateway::start().await;
+    gateway.create("books", "/books").await;
+    gateway.create("films", "/films").await;
+    let taken_name = api("other", "/other").replace("displayName: other", "displayName: books");
+    for (body, said) in [
+        (
+            api("books", "/new"),
+            "configuration already exists: configuration with handle 'books' already exists",
+        ),
+        (
+            taken_name.clone(),
+            "configuration already exists: configuration with name 'books' and version 'v1.0' already exists",
+        ),
+        (
+            api("other", "/books"),
+            "route conflict: route GET * /books/books is already served by RestApi 'books'",
+        ),
+    ] {
+        assert_eq!(gateway.post("/rest-apis", body).await.told(), (409, said.to_owned()));
+    }
+    let put = gateway.put("/rest-apis/films", api("films", "/books")).await.told();
+    assert!(put.0 == 409 && put.1.contains("'books'"), "{put:?}");
+    // What was refused left no trace: the names are still free.
+    gateway.create("other", "/other").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn put_checks_the_handle_then_existence_then_the_document() {
+    let gateway = Gateway::start().await;
+    let mismatch = gateway.put("/rest-apis/a", api("b", "/b")).await.told();
+    assert_eq!(mismatch, (400, "handle mismatch: path has 'a' but YAML metadata.name has 'b'".to_owned()));
+    for body in [api("a", "/a"), api("a", "not-valid")] {
+        assert_eq!(gateway.put("/rest-apis/a", body).await.status, 404);
+    }
+    gateway.create("a", "/a").await;
+    let invalid = gateway.put("/rest-apis/a", api("a", "not-valid")).await;
+    assert_eq!((invalid.status.as_u16(), fields(&invalid)), (400, vec!["spec.context".to_owned()]));
+    assert_eq!(gateway.get("/rest-apis/a").await.json()["spec"]["context"], "/a", "the old one stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_limit_is_a_413() {
+    let setup = Setup { toml: "[controller.limits]\ndocument_bytes = 1000\n".to_owned(), ..Setup::default() };
+    let gateway = Gateway::with(setup).await;
+    let large = format!("{}# {}\n", api("x", "/x"), "x".repeat(1000));
+    let answer = gateway.post("/rest-apis", large).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (413, &json!("error")));
+    gateway.create("x", "/x").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immutable_gateway_refuses_writes_before_it_asks_who_writes() {
+    let setup = Setup { toml: "[immutable_gateway]\nenabled = true\n".to_owned(), ..Setup::default() };
+    let gateway = Gateway::with(setup).await;
+    for (method, path) in
+        [(Method::POST, "/rest-apis"), (Method::DELETE, "/rest-apis/x"), (Method::POST, "/apply")]
+    {
+        let answer = send(gateway.http.request(method, gateway.url(path))).await;
+        let said = "Gateway is in immutable mode. Mutating operations are not allowed.";
+        assert_eq!(answer.told(), (405, said.to_owned()));
+        assert_eq!(answer.header("deprecation"), Some("true"));
+    }
+    assert_eq!(gateway.get("/rest-apis").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_without_effect_are_warned_about_or_refused() {
+    let gateway = Gateway::start().await;
+    let body = api_with("x", "/x", "  contxt: /typo\n");
+    let strict = gateway.post("/rest-apis?strict=true", body.clone()).await;
+    assert_eq!((strict.status.as_u16(), fields(&strict)), (400, vec!["spec.contxt".to_owned()]));
+    let lenient = gateway.post("/rest-apis", body).await;
+    assert_eq!(lenient.status, 201);
+    assert_eq!(lenient.json()["status"]["warnings"][0]["field"], "spec.contxt");
+    // What was answered can be sent back, its status included.
+    let mut echoed = gateway.get("/rest-apis/x").await.json();
+    echoed["spec"].as_object_mut().expect("an object").remove("contxt");
+    let put = gateway.put("/rest-apis/x?strict=true", echoed.to_string()).await;
+    assert_eq!((put.status.as_u16(), put.json()["status"].get("warnings")), (200, None), "{put:?}");
+    assert_ne!(put.json()["spec"], Value::Null);
+}
