@@ -332,6 +332,12 @@ impl Record {
         }
     }
 
+    /// The method the client sent.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// When the request began.
     #[must_use]
     pub fn started(&self) -> Instant {

@@ -55,6 +55,8 @@ pub struct WorkerMetrics {
     pub upstream_retried: Count,
     /// Blocks of access log lines dropped because the writer was behind.
     pub access_log_dropped_lines: Count,
+    /// Requests cut off by a forced stop or a missed drain deadline.
+    pub cut_off: Count,
     /// TLS handshakes with clients that failed.
     pub tls_failures: Count,
 }
@@ -215,7 +217,7 @@ impl RuntimeMetrics {
     }
 
     fn histogram(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds
             .enumerate()
             .map(|(index, bound)| (bound, self.sum(|worker| worker.buckets.get(index).map_or(0, Count::get))))

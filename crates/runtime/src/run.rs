@@ -237,10 +237,6 @@ impl RunningRuntime {
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let cut_off = self.in_flight();
-        if cut_off > 0 {
-            tracing::warn!(cut_off, "requests were cut off at the drain's deadline");
-        }
         self.stop.cancel();
         let _report = self.tasks.shutdown(STOP_GRACE).await;
         let (workers, writer) = (std::mem::take(&mut self.workers), self.writer.take());
@@ -258,13 +254,11 @@ impl RunningRuntime {
         if joined.await.is_err() {
             tracing::error!("the workers could not be joined");
         }
+        let cut_off = self.metrics.iter().map(|worker| worker.cut_off.get()).sum();
+        if cut_off > 0 {
+            tracing::warn!(cut_off, "requests were cut off at the drain's deadline");
+        }
         Drained { cut_off }
-    }
-
-    fn in_flight(&self) -> u64 {
-        let started: u64 = self.metrics.iter().map(|worker| worker.requests_started.get()).sum();
-        let ended: u64 = self.metrics.iter().map(|worker| worker.requests_ended.get()).sum();
-        started.saturating_sub(ended)
     }
 
     fn open_doors(&self, bound: Bound, config: &Config) {

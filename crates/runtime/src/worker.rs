@@ -115,7 +115,10 @@ async fn serve(
     tokio::select! {
         // Dropping it ends accepting; connections are tasks of their own.
         () = served => {}
-        () = worker.shared.stop.cancelled() => {}
+        () = worker.shared.stop.cancelled() => {
+            let started = worker.metrics.requests_started.get();
+            worker.metrics.cut_off.add(started.saturating_sub(worker.metrics.requests_ended.get()));
+        }
     }
     worker.upstreams.pool.close();
     let stop = worker.shared.stop.clone();

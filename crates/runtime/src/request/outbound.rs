@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ferrogate_model::kinds::rest_api::{HostRewrite, Scheme};
 use ferrogate_policy::{Headers, RequestHead};
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use super::inbound::{X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_PATH};
@@ -79,6 +79,8 @@ pub fn request(
             headers.insert(X_ENVOY_EXPECTED_TIMEOUT, value);
         }
     }
+    // Framing is ours: a policy that sets it must not make two requests of one.
+    headers.remove(TRANSFER_ENCODING);
     settle_length(&mut headers, &body);
     let mut request = Request::new(body);
     *request.method_mut() = method;

@@ -53,6 +53,18 @@ pub struct WalkBody {
     pub frames: mpsc::Receiver<Result<Frame<Bytes>, BodyError>>,
 }
 
+impl Source {
+    /// How many bytes will come, where that is known.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Source::Whole(bytes) => Some(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Upstream(body) => body.size().exact(),
+            Source::Walk(_) => None,
+        }
+    }
+}
+
 impl UpstreamBody {
     /// The body of a reply.
     #[must_use]

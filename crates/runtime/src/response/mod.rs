@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ferrogate_policy::Answer;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SERVER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SERVER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Frame;
 
@@ -106,11 +106,28 @@ impl Draft {
                 self.head.headers.insert(SERVER, value.clone());
             }
         }
+        self.settle_framing(record.method());
         record.status = Some(self.head.status);
         let mut response = Response::new(wrap(self.source));
         *response.status_mut() = self.head.status;
         *response.headers_mut() = self.head.headers;
         response
+    }
+}
+
+impl Draft {
+    /// What frames the body is ours: a length that a policy set must not cut a response short
+    /// or make the next one part of it.
+    fn settle_framing(&mut self, method: &Method) {
+        self.head.headers.remove(TRANSFER_ENCODING);
+        // Without a body the length is what a GET would have had (RFC 9110, 8.6).
+        if !self.head.headers.contains_key(CONTENT_LENGTH) || !self.may_have_body(method) {
+            return;
+        }
+        match self.source.size() {
+            Some(size) => self.head.headers.insert(CONTENT_LENGTH, HeaderValue::from(size)),
+            None => self.head.headers.remove(CONTENT_LENGTH),
+        };
     }
 }
 

@@ -181,6 +181,21 @@ async fn streams_pass_their_policies_chunk_by_chunk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_cannot_change_the_framing() {
+    let (gateway, _backend) = with(&[json!({ "do": "framing" })]).await;
+    let mut client = crate::support::Client::connect(gateway.http).await;
+    // On one connection: a wrong length would show in the next exchange at the latest.
+    for _ in 0..2 {
+        let reply = client.call(request("POST", "/p/x", "hello")).await;
+        assert_eq!(reply.json()["body"], "hello");
+        assert_eq!(reply.json()["headers"]["content-length"], json!(["5"]));
+        assert_eq!(reply.header("content-length"), Some(reply.body.len().to_string().as_str()));
+        assert_eq!(client.call(get("/p/large/2")).await.body.len(), 128 * 1024);
+        assert_eq!(client.call(request("HEAD", "/p/x", "")).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_can_stop_a_stream() {
     let (gateway, _backend) = with(&[json!({ "do": "stop-request" })]).await;
     let reply = chunked(&gateway, "/p/x").await;

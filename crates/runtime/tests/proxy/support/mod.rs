@@ -151,7 +151,9 @@ impl Client {
 
 impl Reply {
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+        let parsed = serde_json::from_slice(&self.body);
+        assert!(parsed.is_ok(), "{parsed:?}: {:?}", self.body);
+        parsed.expect("a JSON body")
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -224,8 +226,9 @@ pub fn probes(what: &[Value]) -> Value {
 }
 
 fn resource(document: &Value, revision: u64) -> Resource {
-    let parsed = RestApi::parse(document, &Defaults::default())
-        .unwrap_or_else(|refusal| panic!("{refusal:?} in {document}"));
+    let parsed = RestApi::parse(document, &Defaults::default());
+    assert!(parsed.is_ok(), "{:?} in {document}", parsed.err());
+    let parsed = parsed.expect("a valid document");
     let name = format!("rest-apis/{}", parsed.api.handle.as_str()).parse().expect("a name");
     Resource { name, version: Revision(revision), payload: parsed.api.to_payload().into() }
 }

@@ -44,7 +44,7 @@ impl Hooks for Doing {
     fn phases(&self) -> Phases {
         let base = Phases { request: true, ..Phases::default() };
         match self.what.as_str() {
-            "tag" | "answer-late" | "fail-late" | "original" => Phases { response: true, ..base },
+            "tag" | "framing" | "answer-late" | "fail-late" | "original" => Phases { response: true, ..base },
             "outbound" => Phases { request_outbound: true, ..Phases::default() },
             "buffer-request" => Phases { request_body: BodyNeed::Buffered, ..base },
             "buffer-response" => Phases { response_body: BodyNeed::Buffered, ..base },
@@ -69,6 +69,10 @@ impl Hooks for Doing {
             "upstream" => exchange.upstream = Some(self.value.clone()),
             "path" => head.set_path_and_query(self.value.clone()),
             "host" => head.set_upstream_authority(value(&self.value)),
+            "framing" => {
+                head.set(&name("content-length"), value("3"));
+                head.set(&name("transfer-encoding"), value("chunked"));
+            }
             "method" => head.set_method(Method::from_bytes(self.value.as_bytes()).expect("a method")),
             "original" => head.set(&name("x-client"), value("overwritten")),
             _ => {}
@@ -116,6 +120,10 @@ impl Hooks for Doing {
         _exchange: &mut Exchange<'_>,
     ) -> Result<Verdict, PolicyError> {
         match self.what.as_str() {
+            "framing" => {
+                head.set(&name("content-length"), value("3"));
+                head.set(&name("transfer-encoding"), value("chunked"));
+            }
             "answer-late" => return Ok(answer(&self.value)),
             "fail-late" => return Err(PolicyError("secret detail".to_owned())),
             "original" => {
