@@ -4,6 +4,8 @@
 
 mod cli;
 mod client;
+mod demo;
+mod output;
 mod pki;
 mod roles;
 mod sample_backend;
@@ -12,6 +14,7 @@ mod verbs;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use ferrogate_base::config::ConfigError;
 
 use cli::{Cli, Command, Exit};
 
@@ -25,10 +28,21 @@ fn main() -> ExitCode {
     drop(rustls::crypto::ring::default_provider().install_default());
     match run(cli.command) {
         Ok(exit) => exit.into(),
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", client::reasons(error.as_ref()));
+            for line in complaints(&error) {
+                eprintln!("error: {line}");
+            }
             Exit::of(&error).into()
         }
+    }
+}
+
+/// What to tell: one line per problem of a configuration, else one error with its causes.
+fn complaints(error: &anyhow::Error) -> Vec<String> {
+    match error.downcast_ref::<ConfigError>() {
+        Some(ConfigError(problems)) => problems.iter().map(ToString::to_string).collect(),
+        None => vec![client::reasons(error.as_ref())],
     }
 }
 
@@ -37,10 +51,13 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Standalone(flags) => roles::standalone::run(&flags),
         Command::Controller(flags) => roles::controller::run(&flags),
         Command::Runtime(flags) => roles::runtime::run(&flags),
+        Command::Demo(flags) => demo::run(&flags),
         Command::SampleBackend(flags) => sample_backend::run(&flags),
         Command::Pki(flags) => pki::run(&flags),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "ferrogate", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ferrogate", &mut script);
+            output::text(&String::from_utf8_lossy(&script))?;
             Ok(Exit::Done)
         }
         Command::Verb(verb) => verbs::run(verb),

@@ -15,6 +15,7 @@ use rcgen::{
 };
 
 use crate::cli::{Exit, PkiFlags};
+use crate::output;
 
 const CA_YEARS: i32 = 10;
 const MAX_DAYS: u32 = 3650;
@@ -101,8 +102,7 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     let mut file = file.with_context(|| format!("cannot make {}", path.display()))?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{}", path.display());
-    Ok(())
+    Ok(output::line(&path.display().to_string())?)
 }
 
 struct Day {

@@ -21,8 +21,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Exit, SampleBackendFlags};
+use crate::output;
 use crate::roles::signals;
 
 /// A longer body is answered 413.
@@ -45,34 +47,54 @@ pub fn run(flags: &SampleBackendFlags) -> anyhow::Result<Exit> {
 }
 
 async fn serve(address: SocketAddr) -> anyhow::Result<Exit> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    println!("sample backend on http://{}: /books, /books/{{id}}, /echo", listener.local_addr()?);
-    let shelf = Arc::new(Mutex::new(Shelf::stocked()));
     let tasks = Tasks::new();
-    let connections = tasks.clone();
-    tasks.spawn("accept", async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => connections.spawn("connection", connection(stream, shelf.clone())),
-                // Out of file descriptors, most likely: connections that end make room.
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    });
+    let address = start(&tasks, address).await?;
+    output::line(&format!("sample backend on http://{address}: /books, /books/{{id}}, /echo"))?;
     signals::terminated().await?;
     drop(tasks.shutdown(SHUTDOWN_DEADLINE).await);
     Ok(Exit::Done)
 }
 
-async fn connection(stream: TcpStream, shelf: Arc<Mutex<Shelf>>) {
+/// Serves in these tasks; answers where.
+pub async fn start(tasks: &Tasks, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    let shelf = Arc::new(Mutex::new(Shelf::stocked()));
+    let (connections, token) = (tasks.clone(), tasks.token());
+    tasks.spawn("accept", async move {
+        loop {
+            let accepted = tokio::select! {
+                // A connection accepted and dropped here is one that a moment later would be refused.
+                () = token.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn("connection", connection(stream, shelf.clone(), token.clone()));
+                }
+                // Out of file descriptors, most likely: connections that end make room.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    Ok(address)
+}
+
+async fn connection(stream: TcpStream, shelf: Arc<Mutex<Shelf>>, token: CancellationToken) {
     let service = service_fn(move |request| {
         let shelf = shelf.clone();
         async move { Ok::<_, Infallible>(answer(request, &shelf).await) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    // A client that goes away is its own affair.
-    drop(server.serve_connection(TokioIo::new(stream), service).await);
+    let serving = server.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    tokio::select! {
+        // A client that goes away is its own affair.
+        _ended = serving.as_mut() => return,
+        () = token.cancelled() => serving.as_mut().graceful_shutdown(),
+    }
+    drop(serving.await);
 }
 
 async fn answer(request: Request<Incoming>, shelf: &Mutex<Shelf>) -> Response<Full<Bytes>> {

@@ -10,7 +10,9 @@ mod verbs;
 use clap::{Parser, Subcommand};
 
 pub use exit::Exit;
-pub use roles::{Common, ControllerFlags, PkiFlags, RuntimeFlags, SampleBackendFlags, StandaloneFlags};
+pub use roles::{
+    Common, ControllerFlags, DemoFlags, PkiFlags, RuntimeFlags, SampleBackendFlags, StandaloneFlags,
+};
 pub use verbs::{ApplyFlags, Connection, Output, Verb, Waiting};
 
 /// A self-hosted, highly available API gateway.
@@ -39,6 +41,8 @@ pub enum Command {
     Controller(ControllerFlags),
     /// Run a runtime: the data plane that serves traffic
     Runtime(RuntimeFlags),
+    /// Run a highly available gateway on this machine and break it, step by step
+    Demo(DemoFlags),
     /// Run a small books service with an echo, to have something behind the gateway
     SampleBackend(SampleBackendFlags),
     /// Make a certificate authority and certificates for controllers and runtimes

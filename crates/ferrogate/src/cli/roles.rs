@@ -159,3 +159,15 @@ pub struct PkiFlags {
     #[arg(long, value_name = "DAYS", default_value_t = 365)]
     pub days: u32,
 }
+
+/// Flags of `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoFlags {
+    /// A PostgreSQL database to use instead of a throw-away server; the steps that stop and start the
+    /// server are left out then
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// Leave everything running at the end, until interrupted
+    #[arg(long)]
+    pub keep: bool,
+}

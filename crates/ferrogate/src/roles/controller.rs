@@ -10,6 +10,7 @@ use super::listeners::{self, Listeners};
 use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
 use super::signals::Signals;
 use crate::cli::{Common, ControllerFlags, Exit};
+use crate::output;
 
 /// Variables that files written for the contract's origin use, and the keys they stand for.
 const COMPATIBLE_ENV: [(&str, &str); 12] = [
@@ -91,11 +92,13 @@ async fn serve(config: Config) -> anyhow::Result<Exit> {
     let (replica, zone) = (config.replica_id.clone(), config.zone.clone());
     let running = start(config).await?;
     let listeners = named(running.addresses);
-    println!("ferrogate controller {replica} (zone \"{zone}\")");
-    listeners::print(&listeners);
+    let mut said =
+        format!("ferrogate controller {replica} (zone \"{zone}\")\n{}", listeners::lines(&listeners));
     if let Some(file) = running.administrator.as_ref().and_then(|admin| admin.file.as_ref()) {
-        println!("  {:<16} {}", "admin password", file.display());
+        said.push_str(&listeners::row("admin password", &file.display().to_string()));
     }
+    // Nobody may be reading; that is no reason not to serve.
+    output::text(&said).ok();
     listeners::write(&data_dir, &listeners)?;
     signals.next().await;
     tracing::info!("stopping: requests and streams under way are finished first");

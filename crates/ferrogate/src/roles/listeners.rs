@@ -29,9 +29,12 @@ pub fn write(data_dir: &Path, listeners: &Listeners) -> anyhow::Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Prints one line per listener.
-pub fn print(listeners: &Listeners) {
-    for (name, address) in listeners {
-        println!("  {name:<16} {address}");
-    }
+/// One line per listener.
+pub fn lines(listeners: &Listeners) -> String {
+    listeners.iter().map(|(name, address)| row(name, &address.to_string())).collect()
+}
+
+/// One line of what a process says about itself at its start.
+pub fn row(name: &str, value: &str) -> String {
+    format!("  {name:<16} {value}\n")
 }

@@ -103,10 +103,7 @@ async fn serve(config: Config) -> anyhow::Result<Exit> {
     let running = start(config).await?;
     let listeners = named(running.addresses(), false);
     // Standard output is the access log's, which programs read line by line.
-    eprintln!("ferrogate runtime {id} (zone \"{zone}\")");
-    for (name, address) in &listeners {
-        eprintln!("  {name:<16} {address}");
-    }
+    eprint!("ferrogate runtime {id} (zone \"{zone}\")\n{}", listeners::lines(&listeners));
     if let Some(dir) = data_dir {
         listeners::write(&dir, &listeners)?;
     }

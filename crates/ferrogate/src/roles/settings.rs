@@ -9,6 +9,7 @@ use ferrogate_base::config::{ConfigError, Origin, Reader, Sources};
 use ferrogate_base::telemetry::{self, LogFormat, LogSettings};
 
 use crate::cli::{Common, Exit};
+use crate::output;
 
 /// What a gateway is called when nobody named it: both planes must agree.
 pub const DEFAULT_GATEWAY: &str = "platform-gateway-id";
@@ -95,7 +96,7 @@ pub fn load<T>(
         ROLES.iter().chain(&FOREIGN).copied().filter(|one| !role.sections.contains(one)).collect();
     let finished = reader.finish(role.sections, &others);
     if role.common.check {
-        print!("{}", finished.effective);
+        output::text(&finished.effective.to_string())?;
         for problem in &finished.problems {
             eprintln!("error: {problem}");
         }

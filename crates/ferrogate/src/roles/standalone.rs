@@ -19,6 +19,7 @@ use super::settings::{self, Loaded, Role, flag};
 use super::signals::Signals;
 use super::{controller, runtime};
 use crate::cli::{Exit, StandaloneFlags};
+use crate::output;
 
 /// Controller sections first, then the runtime's.
 const SECTIONS: [&str; 5] = ["controller", "immutable_gateway", "runtime", "router", "policy_engine"];
@@ -104,7 +105,9 @@ async fn serve(
     listeners.extend(runtime::named(runtime.addresses(), true));
     listeners::write(&data_dir, &listeners)?;
     let ready = wait_ready(&controller, &runtime).await;
-    banner(&controller, &listeners, &ready, (data_dir != default_dir).then_some(&data_dir));
+    let said = banner(&controller, &listeners, &ready, (data_dir != default_dir).then_some(&data_dir));
+    // Nobody may be reading; that is no reason not to serve.
+    output::text(&said).ok();
     signals.next().await;
     tracing::info!("stopping: requests in flight are finished first");
     // Traffic first: the controller may still be asked how far the drain is.
@@ -131,36 +134,34 @@ fn banner(
     listeners: &Listeners,
     missing: &[String],
     data_dir: Option<&PathBuf>,
-) {
+) -> String {
     let state = if missing.is_empty() {
         "ready".to_owned()
     } else {
         format!("not ready yet: {}", missing.join(", "))
     };
-    println!("\nferrogate {} standalone, {state}", env!("CARGO_PKG_VERSION"));
-    listeners::print(listeners);
+    let mut said = format!("\nferrogate {} standalone, {state}\n", env!("CARGO_PKG_VERSION"));
+    said.push_str(&listeners::lines(listeners));
     if let Some(admin) = &controller.administrator {
-        match (&admin.file, admin.generated) {
-            (Some(file), true) => {
-                println!(
-                    "  {:<16} {} (user admin, kept in {})",
-                    "admin password",
-                    admin.password.expose(),
-                    file.display()
-                );
-            }
-            (Some(file), false) => println!("  {:<16} in {} (user admin)", "admin password", file.display()),
-            (None, _) => println!("  {:<16} as configured (user admin)", "admin password"),
-        }
+        let password = match (&admin.file, admin.generated) {
+            (Some(file), true) => format!("{} (kept in {})", admin.password.expose(), file.display()),
+            (Some(file), false) => format!("in {}", file.display()),
+            (None, _) => "as configured".to_owned(),
+        };
+        said.push_str(&listeners::row("user", "admin"));
+        said.push_str(&listeners::row("password", &password));
     }
     let program = program();
     let at = data_dir.map_or_else(String::new, |dir| format!(" --data-dir {}", dir.display()));
-    println!("\nSomething to call, in a terminal of its own:\n  {program} sample-backend");
-    println!("Then deploy an API and call it:\n  {program} apply -f {EXAMPLE} --wait{at}");
+    said.push_str(&format!("\nSomething to call, in a terminal of its own:\n  {program} sample-backend\n"));
+    said.push_str(&format!(
+        "Deploy an API in front of it, and call it:\n  {program} apply -f {EXAMPLE} --wait{at}\n"
+    ));
     if let Some(http) = listeners.get("http") {
-        println!("  curl http://{}{EXAMPLE_PATH}", reachable(*http));
+        said.push_str(&format!("  curl http://{}{EXAMPLE_PATH}\n", reachable(*http)));
     }
-    println!();
+    said.push('\n');
+    said
 }
 
 /// An address to connect to: what listens everywhere is reached on loopback.

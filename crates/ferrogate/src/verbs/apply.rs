@@ -11,6 +11,7 @@ use super::show::{self, field, items};
 use super::{report_live, waiting_on};
 use crate::cli::{ApplyFlags, Exit, Output};
 use crate::client::{Call, Client, ClientError};
+use crate::output;
 
 /// Applies the files.
 pub async fn run(flags: &ApplyFlags) -> anyhow::Result<Exit> {
@@ -49,7 +50,7 @@ pub async fn run(flags: &ApplyFlags) -> anyhow::Result<Exit> {
     match flags.connection.output.unwrap_or(Output::Table) {
         Output::Table => {
             for result in results {
-                println!("{}", line(result, flags.dry_run));
+                output::line(&line(result, flags.dry_run))?;
             }
         }
         format => show::document(&reply.body, format)?,

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{api, files, lines, show};
 use crate::cli::{Connection, Exit, Output};
 use crate::client::{Call, Client, ClientError};
+use crate::output;
 
 const GREEN: &str = "\u{1b}[32m";
 const RED: &str = "\u{1b}[31m";
@@ -65,13 +66,13 @@ fn comparable(mut document: Value, written: &Value) -> Value {
 fn print(name: &str, live: &Value, wanted: &Value) -> anyhow::Result<()> {
     let (green, red, plain) = if show::colour() { (GREEN, RED, PLAIN) } else { ("", "", "") };
     let text = |value: &Value| if value.is_null() { Ok(String::new()) } else { show::yaml(value) };
-    println!("{name}:{}", if live.is_null() { " is not there yet" } else { "" });
+    output::line(&format!("{name}:{}", if live.is_null() { " is not there yet" } else { "" }))?;
     for edit in lines::compare(&text(live)?, &text(wanted)?) {
-        match edit {
-            lines::Edit::Same(line) => println!("  {line}"),
-            lines::Edit::Removed(line) => println!("{red}- {line}{plain}"),
-            lines::Edit::Added(line) => println!("{green}+ {line}{plain}"),
-        }
+        output::line(&match edit {
+            lines::Edit::Same(line) => format!("  {line}"),
+            lines::Edit::Removed(line) => format!("{red}- {line}{plain}"),
+            lines::Edit::Added(line) => format!("{green}+ {line}{plain}"),
+        })?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Connection, Exit, Output, Verb, Waiting};
 use crate::client::{Call, Client, Reply};
+use crate::output;
 use show::{field, table};
 
 /// Runs a verb to its end.
@@ -107,7 +108,7 @@ async fn get(name: &str, revision: Option<u64>, connection: &Connection) -> anyh
     };
     let reply = Client::connect(connection)?.send(Call::new(Method::GET, path)).await?;
     match connection.output.unwrap_or(Output::Yaml) {
-        Output::Table => apis_table(std::slice::from_ref(&reply.body)),
+        Output::Table => apis_table(std::slice::from_ref(&reply.body))?,
         format => show::document(&reply.body, format)?,
     }
     Ok(Exit::Done)
@@ -116,13 +117,13 @@ async fn get(name: &str, revision: Option<u64>, connection: &Connection) -> anyh
 async fn list(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
     let reply = Client::connect(connection)?.send(call).await?;
     match connection.output.unwrap_or(Output::Table) {
-        Output::Table => apis_table(show::items(&reply.body, "apis")),
+        Output::Table => apis_table(show::items(&reply.body, "apis"))?,
         format => show::document(&reply.body, format)?,
     }
     Ok(Exit::Done)
 }
 
-fn apis_table(apis: &[Value]) {
+fn apis_table(apis: &[Value]) -> anyhow::Result<()> {
     let rows = apis.iter().map(|api| {
         let at = |pointer| show::text(api.pointer(pointer));
         vec![
@@ -136,7 +137,7 @@ fn apis_table(apis: &[Value]) {
         ]
     });
     let header = ["NAME", "DISPLAY NAME", "VERSION", "CONTEXT", "STATE", "REVISION", "UPDATED"];
-    println!("{}", table(&header, rows));
+    Ok(output::line(&table(&header, rows))?)
 }
 
 async fn delete(names: &[String], waiting: &Waiting, connection: &Connection) -> anyhow::Result<Exit> {
@@ -157,8 +158,8 @@ async fn delete(names: &[String], waiting: &Waiting, connection: &Connection) ->
 /// Shows the answer to a write: one line for people, the whole for programs.
 fn written(reply: &Reply, connection: &Connection, done: &str) -> anyhow::Result<()> {
     match (connection.output.unwrap_or(Output::Table), reply.revision) {
-        (Output::Table, Some(revision)) => println!("{done} (revision {revision})"),
-        (Output::Table, None) => println!("{done}"),
+        (Output::Table, Some(revision)) => output::line(&format!("{done} (revision {revision})"))?,
+        (Output::Table, None) => output::line(done)?,
         (format, _) => show::document(&reply.body, format)?,
     }
     Ok(())
@@ -171,7 +172,7 @@ async fn history(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
             let columns = ["revision", "id", "action", "author", "at"];
             let revisions = show::items(&reply.body, "revisions");
             let rows = revisions.iter().map(|one| columns.map(|name| field(one, name)).to_vec());
-            println!("{}", table(&["REVISION", "NAME", "CHANGE", "BY", "AT"], rows));
+            output::line(&table(&["REVISION", "NAME", "CHANGE", "BY", "AT"], rows))?;
         }
         format => show::document(&reply.body, format)?,
     }

@@ -10,12 +10,13 @@ use comfy_table::presets::NOTHING;
 use serde_json::Value;
 
 use crate::cli::Output;
+use crate::output;
 
 /// Prints a whole answer.
 pub fn document(value: &Value, format: Output) -> anyhow::Result<()> {
     match format {
-        Output::Json | Output::Table => println!("{}", serde_json::to_string_pretty(value)?),
-        Output::Yaml => print!("{}", yaml(value)?),
+        Output::Json | Output::Table => output::line(&serde_json::to_string_pretty(value)?)?,
+        Output::Yaml => output::text(&yaml(value)?)?,
     }
     Ok(())
 }

@@ -7,12 +7,13 @@ use serde_json::Value;
 use super::show::{self, field, items, table};
 use crate::cli::{Connection, Exit, Output};
 use crate::client::{Call, Client};
+use crate::output;
 
 /// Shows the cluster.
 pub async fn run(connection: &Connection) -> anyhow::Result<Exit> {
     let reply = Client::connect(connection)?.send(Call::new(Method::GET, "/cluster")).await?;
     match connection.output.unwrap_or(Output::Table) {
-        Output::Table => print!("{}", summary(&reply.body)),
+        Output::Table => output::text(&summary(&reply.body))?,
         format => show::document(&reply.body, format)?,
     }
     Ok(Exit::Done)
