@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The newcomer's way, on the real binary: start standalone, deploy with the client
+//! verbs, call, roll back, stop; and what one is told when the start goes wrong.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use ferrogate_testkit::backend::Backend;
+use ferrogate_testkit::process::{Process, Spec};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ferrogate");
+const LISTENERS: [&str; 8] =
+    ["management", "admin", "metrics", "stream", "http", "readiness", "runtime-admin", "runtime-metrics"];
+
+fn spec(data_dir: &Path) -> Spec {
+    let mut args: Vec<String> = ["standalone", "--workers", "1", "--listen-https", "off"]
+        .iter()
+        .map(|arg| (*arg).to_owned())
+        .collect();
+    for listener in LISTENERS {
+        args.extend([format!("--listen-{listener}"), "127.0.0.1:0".to_owned()]);
+    }
+    Spec {
+        binary: BINARY.into(),
+        name: "standalone".to_owned(),
+        args,
+        env: Vec::new(),
+        data_dir: data_dir.to_owned(),
+    }
+}
+
+/// Runs a command to its end, without what the caller's environment might say.
+fn ferrogate(args: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(BINARY);
+    command.args(args).env_remove("FERROGATE_ADMIN_PASSWORD").env_remove("FERROGATE_CONTROLLER");
+    Ok(command.output()?)
+}
+
+/// Runs a verb that must end with this code; answers what it printed.
+fn verb(data_dir: &Path, args: &[&str], code: i32) -> anyhow::Result<String> {
+    let dir = data_dir.to_str().context("a path in UTF-8")?;
+    let output = ferrogate(&[args, &["--data-dir", dir]].concat())?;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.code() == Some(code), "{args:?}: {}\n{out}{err}", output.status);
+    Ok(format!("{out}{err}"))
+}
+
+fn write_api(file: &Path, backend: &Backend, stamp: &str) -> anyhow::Result<()> {
+    let text = format!(
+        "apiVersion: gateway.api-platform.wso2.com/v1\nkind: RestApi\nmetadata: {{ name: books }}\n\
+         spec:\n  displayName: Books\n  version: v1.0\n  context: /books\n\
+         \x20 upstream: {{ main: {{ url: \"{}\" }} }}\n\
+         \x20 policies: [{{ name: set-headers, version: v1, params: {{ response: {{ headers: [{{ name: x-stamp, value: \"{stamp}\" }}] }} }} }}]\n\
+         \x20 operations: [{{ method: GET, path: /echo }}]\n",
+        backend.url()
+    );
+    Ok(std::fs::write(file, text)?)
+}
+
+async fn stamp(process: &Process) -> anyhow::Result<String> {
+    let answer = reqwest::get(format!("{}/books/echo", process.url("http"))).await?;
+    let stamp = answer.headers().get("x-stamp").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    Ok(format!("{} {stamp}", answer.status().as_u16()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_deploys_calls_and_rolls_back() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let root = tempfile::tempdir()?;
+    let (dir, file) = (root.path().join("data"), root.path().join("books.yaml"));
+    let path = file.to_str().context("a path in UTF-8")?;
+    let backend = Backend::start().await?;
+    let mut process = spec(&dir).start().await?;
+
+    write_api(&file, &backend, "one")?;
+    assert!(verb(&dir, &["diff", "-f", path], 6)?.contains("+ kind: RestApi"));
+    assert!(verb(&dir, &["apply", "-f", path, "--dry-run"], 0)?.contains("nothing was stored"));
+    verb(&dir, &["get", "books"], 5)?;
+    assert!(verb(&dir, &["apply", "-f", path, "--wait"], 0)?.contains("created (revision 1)"));
+    assert_eq!(stamp(&process).await?, "200 one");
+    assert_eq!(verb(&dir, &["diff", "-f", path], 0)?, "");
+
+    write_api(&file, &backend, "two")?;
+    assert!(verb(&dir, &["apply", "-f", path, "--wait"], 0)?.contains("replaced (revision 2)"));
+    assert_eq!(stamp(&process).await?, "200 two");
+    verb(&dir, &["rollback", "books", "--to", "1", "--wait"], 0)?;
+    assert_eq!(stamp(&process).await?, "200 one");
+    assert_eq!(verb(&dir, &["history", "books"], 0)?.lines().count(), 4);
+    assert!(verb(&dir, &["status"], 0)?.contains("alive"));
+
+    // What is on disk is enough to go on: nothing is deployed again.
+    let again = process.pinned_spec();
+    ensure!(process.terminate(Duration::from_secs(20)).await?.success(), "the drain was not clean");
+    process = again.start().await?;
+    assert!(verb(&dir, &["list"], 0)?.contains("books"));
+    assert_eq!(stamp(&process).await?, "200 one");
+    verb(&dir, &["delete", "books", "--wait"], 0)?;
+    assert_eq!(stamp(&process).await?, "404 ");
+    Ok(())
+}
+
+#[test]
+fn one_run_tells_every_problem_of_a_configuration() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let file = root.path().join("bad.toml");
+    std::fs::write(
+        &file,
+        "[controller.server]\napi_prot = 1\napi_port = 99999\n[runtime]\nworkers = 'many'\n",
+    )?;
+    let output = ferrogate(&["standalone", "--check", "--config", file.to_str().context("UTF-8")?])?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    for part in [
+        "did you mean controller.server.api_port?",
+        "99999 is out of range",
+        "\"many\" is not a whole number",
+    ] {
+        assert!(told.contains(part), "{part} is missing in\n{told}");
+    }
+    let effective = String::from_utf8_lossy(&output.stdout);
+    assert!(effective.contains("controller.database_url = <redacted>  # default"), "{effective}");
+    Ok(())
+}
+
+#[test]
+fn a_taken_port_is_one_line_that_names_it() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let dir = root.path().to_str().context("UTF-8")?;
+    let output = ferrogate(&["controller", "--data-dir", dir, "--listen-management", &address])?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(matches!(errors.as_slice(), [only] if only.contains(&address)), "{told}");
+    Ok(())
+}
