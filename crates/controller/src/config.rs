@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrogate_base::config::{ListenKeys, Reader, Sources};
+use ferrogate_base::config::{ListenKeys, Reader};
 use ferrogate_base::secret::Secret;
 use ferrogate_model::document::{Defaults, MAX_BUNDLE_BYTES, MAX_DOCUMENT_BYTES};
 use ferrogate_model::template::Lookup;
@@ -123,27 +123,6 @@ struct ConfiguredUser {
 /// Templates of artifacts look here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Environment;
-
-/// Tells the sources which further environment variables and directories settings may come
-/// from: the names of contract 7.1, and the one that scripts use for the password.
-pub fn prepare(sources: &mut Sources) {
-    sources.env_alias("controller.admin_password", "FERROGATE_ADMIN_PASSWORD");
-    for (key, name) in [
-        ("controller.server.gateway_id", "SERVER_GATEWAY_ID"),
-        ("controller.storage.type", "STORAGE_TYPE"),
-        ("controller.storage.sqlite.path", "STORAGE_SQLITE_PATH"),
-        ("controller.storage.postgres.host", "STORAGE_POSTGRES_HOST"),
-        ("controller.storage.postgres.port", "STORAGE_POSTGRES_PORT"),
-        ("controller.storage.postgres.database", "STORAGE_POSTGRES_DATABASE"),
-        ("controller.storage.postgres.user", "STORAGE_POSTGRES_USER"),
-        ("controller.storage.postgres.password", "STORAGE_POSTGRES_PASSWORD"),
-        ("controller.storage.postgres.sslmode", "STORAGE_POSTGRES_SSLMODE"),
-        ("controller.metrics.port", "METRICS_PORT"),
-    ] {
-        sources.env_alias(key, &format!("APIP_GW_CONTROLLER_{name}"));
-    }
-    sources.allow_files_in(&["/etc/gateway-controller", "/secrets/gateway-controller"]);
-}
 
 impl Config {
     /// Reads every setting; problems stay in the reader.
@@ -390,13 +369,12 @@ mod tests {
     use ferrogate_base::config::{Problem, Reader, Sources};
     use ferrogate_model::template::Lookup as _;
 
-    use super::{Config, Environment, SECTIONS, prepare};
+    use super::{Config, Environment, SECTIONS};
 
     fn read(env: &[(&str, &str)], file: &str) -> (Config, Vec<Problem>) {
         let env: BTreeMap<String, String> =
             env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut sources = Sources::new(env);
-        prepare(&mut sources);
         sources.read_text(Path::new("test.toml"), file);
         let mut reader = Reader::new(&sources);
         let config = Config::read(&mut reader);
@@ -445,7 +423,7 @@ mod tests {
             [immutable_gateway]
             enabled = true
         "#;
-        let (config, problems) = read(&[("FERROGATE_ADMIN_PASSWORD", "mine")], file);
+        let (config, problems) = read(&[("FERROGATE_CONTROLLER_ADMIN_PASSWORD", "mine")], file);
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!(config.management.map(|address| address.port()), Some(7090));
         assert_eq!(

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_model::Position;
+use ferrogate_model::{Position, Revision};
 use ferrogate_store::feed::{Feed, FeedEvent};
 use ferrogate_store::{State, Store};
 use ferrogate_xds::Catalog;
@@ -15,6 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::snapshot::{Limits, Snapshot};
+
+/// How far back a controller that starts goes, to know the recent past: a runtime that was
+/// last in sync there gets the difference, not everything.
+const RECALL: u64 = 5_000;
 
 /// What is published of the change line.
 pub struct Replica {
@@ -115,6 +119,12 @@ impl Replica {
         token: CancellationToken,
     ) -> Result<(), ReplicateError> {
         let mut current = self.current();
+        let mut silent_until = None;
+        if current.is_none()
+            && let Some((past, head)) = recall(store.as_ref(), limits).await
+        {
+            (current, silent_until) = (Some(past), Some(head));
+        }
         let mut feed = Feed::new(store, current.as_ref().map(|snapshot| snapshot.position()));
         loop {
             let event = tokio::select! {
@@ -144,7 +154,11 @@ impl Replica {
                     continue;
                 }
             };
-            self.publish(&next);
+            // While the past is retraced nothing is published: it would be served as the present.
+            if silent_until.is_none_or(|head| next.position() >= head) {
+                self.publish(&next);
+                silent_until = None;
+            }
             current = Some(next);
         }
     }
@@ -163,6 +177,23 @@ impl Replica {
             changed
         });
     }
+}
+
+/// A snapshot of the recent past, from which the feed leads to the head that comes with it.
+/// `None` when there is no past to go through, or it cannot be read: then the present is
+/// loaded, which is all that is needed to serve.
+async fn recall(store: &dyn Store, limits: Limits) -> Option<(Arc<Snapshot>, Position)> {
+    let head = store.head().await.ok()?;
+    let start = head.position.revision.0.saturating_sub(RECALL).max(head.floor.0);
+    if start >= head.position.revision.0 {
+        return None;
+    }
+    let state = store.state_at(Revision(start)).await.ok()?;
+    if state.position.epoch != head.position.epoch {
+        return None;
+    }
+    tracing::info!(from = start, to = head.position.revision.0, "going through the recent past");
+    Some((load(state, limits).await.ok()?, head.position))
 }
 
 /// Loading encodes everything, which takes seconds for a large gateway.

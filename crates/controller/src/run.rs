@@ -148,13 +148,7 @@ impl Controller {
         if let Some(address) = addresses.stream.filter(|address| !guarded && !address.ip().is_loopback()) {
             return Err(StartError::Unprotected(address));
         }
-        let store = match parts.store {
-            Some(store) => store,
-            None => {
-                let options = Options { pool_size: config.pool_size, ..Options::default() };
-                open(config.database_url.expose(), &GatewayId::from(config.gateway_id.as_str()), &options)?
-            }
-        };
+        let store = parts.store.map_or_else(|| open_store(&config), Ok)?;
         let (auth, administrator, jwt) = authenticators(&config)?;
         let (front, back) = (Tasks::new(), Tasks::new());
         let (metrics, replica, readiness) = (Metrics::new(), Replica::new(), Readiness::new());
@@ -180,26 +174,16 @@ impl Controller {
         if let Some(jwt) = jwt {
             back.spawn("key set refresh", jwt.refresh(back.token()));
         }
+        let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), clock);
         let app = Arc::new(App {
-            admission: Admission {
-                registry: parts.registry,
-                services: parts.services,
-                defaults: config.defaults.clone(),
-                lookup: Arc::new(Environment),
-            },
-            deployer: Deployer::new(Arc::clone(&store), Arc::clone(&replica), clock),
+            admission: admission(&config, parts.registry, parts.services),
+            deployer,
             store,
             replica: Arc::clone(&replica),
             status,
             auth: Arc::new(auth),
             metrics: Arc::clone(&metrics),
-            settings: Settings {
-                gateway_id: config.gateway_id.clone(),
-                replica_id: config.replica_id.clone(),
-                immutable: config.immutable,
-                max_document_bytes: config.max_document_bytes,
-                max_bundle_bytes: config.max_bundle_bytes,
-            },
+            settings: settings(&config),
             openapi: api::description(),
         });
         let admin = Arc::new(Admin {
@@ -256,6 +240,25 @@ async fn bind(what: &'static str, address: Option<SocketAddr>) -> Result<Option<
     let Some(address) = address else { return Ok(None) };
     let listener = TcpListener::bind(address).await;
     listener.map(Some).map_err(|source| StartError::Bind { what, address, source })
+}
+
+fn open_store(config: &Config) -> Result<Arc<dyn Store>, OpenError> {
+    let options = Options { pool_size: config.pool_size, ..Options::default() };
+    open(config.database_url.expose(), &GatewayId::from(config.gateway_id.as_str()), &options)
+}
+
+fn admission(config: &Config, registry: Arc<Registry>, services: Services) -> Admission {
+    Admission { registry, services, defaults: config.defaults.clone(), lookup: Arc::new(Environment) }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        gateway_id: config.gateway_id.clone(),
+        replica_id: config.replica_id.clone(),
+        immutable: config.immutable,
+        max_document_bytes: config.max_document_bytes,
+        max_bundle_bytes: config.max_bundle_bytes,
+    }
 }
 
 /// Replication, and what watches it: metrics, and readiness until the first snapshot.

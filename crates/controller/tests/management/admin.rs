@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ferrogate_controller::run::{Controller, StartError};
 use ferrogate_controller::{api as management, auth};
+use ferrogate_model::Revision;
+use ferrogate_xds::Catalog as _;
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, Setup, api_with, config, parts, send};
@@ -117,12 +119,20 @@ async fn a_stream_that_anybody_could_read_is_refused() {
 async fn a_restart_finds_what_was_stored_and_shutdown_is_clean() {
     let gateway = Gateway::start().await;
     gateway.create("x", "/x").await;
+    gateway.create("y", "/y").await;
+    gateway.create("z", "/z").await;
+    assert_eq!(gateway.delete("/rest-apis/y").await.status, 200);
     let before = gateway.controller.replica.current().expect("loaded").bytes();
     let report = gateway.controller.shutdown(Duration::from_secs(10)).await;
     assert!(report.aborted.is_empty(), "{report:?}");
     let again = Controller::start(config(gateway.dir.path(), ""), parts(None)).await.expect("started again");
     crate::harness::eventually("ready", || async { again.readiness.is_ready() }).await;
-    assert_eq!(again.replica.current().expect("loaded").bytes(), before);
+    let snapshot = again.replica.current().expect("loaded");
+    assert_eq!(snapshot.bytes(), before);
+    // The past before the restart is known: a runtime at revision 1 gets one change, not all.
+    let delta = snapshot.changes_since(Revision(1)).expect("still known");
+    assert_eq!((delta.upserts.len(), delta.removes.len()), (1, 1));
+    assert!(snapshot.digest_at(Revision(1)).is_some());
     assert!(again.administrator.as_ref().is_some_and(|admin| !admin.generated));
     assert!(
         !gateway.dir.path().join(auth::admin_password::FILE_NAME).exists(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::config::{Reader, Sources};
-use ferrogate_controller::config::{Config, SECTIONS, prepare};
+use ferrogate_controller::config::{Config, SECTIONS};
 use ferrogate_controller::run::{Controller, Parts, RunningController};
 use ferrogate_policy::{MemoryCounters, Registry, Services};
 use ferrogate_store::Store;
@@ -127,9 +127,8 @@ impl Answer {
 }
 
 pub fn config(dir: &Path, toml: &str) -> Config {
-    let env = BTreeMap::from([("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())]);
+    let env = BTreeMap::from([("FERROGATE_CONTROLLER_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())]);
     let mut sources = Sources::new(env);
-    prepare(&mut sources);
     for listener in ["management", "admin", "metrics", "stream"] {
         sources.preset(&format!("controller.listen.{listener}"), "127.0.0.1:0");
     }
