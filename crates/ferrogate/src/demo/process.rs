@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Child processes of this very binary. Each takes free ports at its first start and
 //! keeps them when it is started again, so that its peers find it where it was. A child
-//! dies with the demo at the latest.
+//! dies with the demo, unless the demo itself is killed with SIGKILL.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
