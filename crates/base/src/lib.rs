@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Process plumbing: configuration, telemetry, readiness, drain, owned tasks, backoff.
+//! Process plumbing: configuration, telemetry, readiness, owned tasks, backoff.
 //! It serves every role and knows nothing of gateways. The composition root sets these
 //! up; the roles are handed what they need.
 #![warn(missing_docs)]
@@ -7,7 +7,6 @@
 pub mod backoff;
 pub mod clock;
 pub mod config;
-pub mod drain;
 pub mod duration;
 pub mod readiness;
 pub mod secret;
