@@ -48,6 +48,7 @@ impl Cluster {
         let root = tempfile::tempdir()?;
         let postgres = PostgresServer::start().context("cannot start PostgreSQL")?;
         let database = postgres.create_database().context("cannot create a database")?;
+        let database = postgres.url(&database);
         let backend = Backend::start().await?;
         let token = root.path().join("join-token");
         std::fs::write(&token, "a-token-for-this-cluster-only")?;

@@ -38,6 +38,8 @@ pub struct ClusterAnswer {
     pub epoch: u64,
     /// The revision it is at.
     pub revision: u64,
+    /// The digest of the whole set at that revision: equal on every replica that is there.
+    pub digest: String,
     /// `available`, `starting` or `unavailable`, as it sees the store.
     pub store: &'static str,
     /// False when the store did not answer: then only what this controller sees itself is listed.
@@ -136,7 +138,10 @@ async fn cluster(State(app): State<Arc<App>>) -> Response {
             (app.status.own_view(), false)
         }
     };
-    let position = app.replica.position();
+    let (position, digest) = match app.replica.current() {
+        Some(snapshot) => (snapshot.position(), snapshot.digest()),
+        None => Default::default(),
+    };
     let store = match app.replica.store_state() {
         StoreState::Starting => "starting",
         StoreState::Available => "available",
@@ -149,6 +154,7 @@ async fn cluster(State(app): State<Arc<App>>) -> Response {
         controller: app.settings.replica_id.clone(),
         epoch: position.epoch.0,
         revision: position.revision.0,
+        digest: digest.to_string(),
         store,
         complete,
         controllers: cluster.controllers.iter().map(|one| controller(one, &cluster)).collect(),

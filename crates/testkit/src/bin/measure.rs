@@ -161,18 +161,19 @@ async fn stress(binary: &Path, scale: &Scale) -> anyhow::Result<()> {
         }
     }
     let survivor = cluster.management(1);
-    let last = survivor.get("/cluster").await?.body["head"]["revision"].as_u64().context("a head")?;
+    let last = survivor.get("/cluster").await?.body["revision"].as_u64().context("a revision")?;
     verify_history(&survivor, &acknowledged, last).await?;
     let level = eventually_async(CONVERGE, || async {
         let mut answers = Vec::new();
         for controller in 0..2 {
-            let digest = cluster.management(controller).get("/cluster").await.ok()?.body["snapshot"].clone();
-            answers.push((digest["revision"].clone(), digest["digest"].clone()));
+            let view = cluster.management(controller).get("/cluster").await.ok()?.body;
+            answers.push((view["revision"].clone(), view["digest"].clone()));
         }
         let view = survivor.get("/cluster").await.ok()?.body;
         let runtimes = view["runtimes"].as_array()?;
-        let current = runtimes.iter().filter(|runtime| runtime["applied"]["revision"] == json!(last)).count();
-        (answers[0] == answers[1] && answers[0].0 == json!(last) && current == 3).then_some(())
+        let current = runtimes.iter().filter(|runtime| runtime["applied"] == json!(last)).count();
+        let equal = answers[0] == answers[1] && answers[0].1.is_string();
+        (equal && answers[0].0 == json!(last) && current == 3).then_some(())
     });
     level.await.context("the replicas did not end in the same state")?;
     println!(
@@ -227,16 +228,16 @@ async fn verify_history(
     last: u64,
 ) -> anyhow::Result<()> {
     let mut seen = BTreeMap::new();
-    let mut after = 0;
-    while after < last {
-        let page = management.get(&format!("/revisions?after={after}&limit=1000")).await?;
+    let mut below = last + 1;
+    while below > 1 {
+        let page = management.get(&format!("/revisions?before={below}&limit=1000")).await?;
         let revisions = page.body["revisions"].as_array().context("a list of revisions")?.clone();
-        ensure!(!revisions.is_empty(), "the history ends at {after}, the head is {last}");
+        ensure!(!revisions.is_empty(), "the history ends above {below}: {}", page.body);
         for entry in revisions {
             let revision = entry["revision"].as_u64().context("a revision")?;
-            ensure!(revision == after + 1, "{revision} follows {after}");
+            ensure!(revision + 1 == below, "{revision} precedes {below}");
             seen.insert(revision, entry["id"].as_str().unwrap_or_default().to_owned());
-            after = revision;
+            below = revision;
         }
     }
     for (revision, handle) in acknowledged {
