@@ -10,6 +10,18 @@ use smallvec::SmallVec;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Whether the message came in no transfer coding but `chunked`, the only one that is undone
+/// here. To pass on what was coded otherwise as if it were plain would change the message
+/// (RFC 9112, 6.1).
+pub fn plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// Removes what belongs to the connection the message came on.
 pub fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
@@ -35,7 +47,25 @@ pub fn strip(headers: &mut HeaderMap) {
 mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
 
-    use super::strip;
+    use super::{plainly_framed, strip};
+
+    #[test]
+    fn chunked_is_the_only_coding_and_comes_once() {
+        for (codings, expected) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked "], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked, chunked"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append("transfer-encoding", HeaderValue::from_static(coding));
+            }
+            assert_eq!(plainly_framed(&headers), expected, "{codings:?}");
+        }
+    }
 
     #[test]
     fn listed_and_known_headers_go_and_the_message_stays() {

@@ -53,6 +53,9 @@ impl Target {
 /// When the request is ambiguous or not a path of this gateway.
 pub fn target(parts: &mut Parts, rules: PathRules) -> Result<Target, Failure> {
     let authority = authority(parts)?;
+    if !hop::plainly_framed(&parts.headers) {
+        return Err(bad("a transfer coding other than chunked"));
+    }
     let path = parts.uri.path();
     // The router compares text; controls and raw high bytes mean different things to
     // different upstreams and are not allowed in a URI (RFC 3986, 2).

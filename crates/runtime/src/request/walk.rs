@@ -207,7 +207,15 @@ impl<'a> Walk<'a> {
         record.upstream_time = Some(took);
         record.traffic.moved();
         let (parts, incoming) = reply.response.into_parts();
+        // hyper has read any other interim answer over; nobody asked for another protocol.
+        if parts.status.is_informational() {
+            return Err(Failure::with(Reason::UpstreamProtocol, format!("unasked-for {}", parts.status)));
+        }
         let mut headers = parts.headers;
+        if !hop::plainly_framed(&headers) {
+            let detail = "a transfer coding other than chunked";
+            return Err(Failure::with(Reason::UpstreamProtocol, detail));
+        }
         hop::strip(&mut headers);
         response::note_service_time(&mut headers, took);
         let body = UpstreamBody::new(incoming, reply.lease, self.deadlines);

@@ -62,16 +62,25 @@ async fn an_upstream_that_breaks_off_or_talks_nonsense() {
     let gateway = Gateway::start().await;
     let closes = Backend::scripted(&[&[""]]).await;
     let nonsense = Backend::scripted(&[&["SMTP ready\r\n\r\n"]]).await;
+    let switches = Backend::scripted(&[&["HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n"]]).await;
+    let coded = Backend::scripted(&[&[
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ]])
+    .await;
     let cut = Backend::scripted(&[&["HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"]]).await;
     gateway
         .deploy(&[
             api("/closes", &closes.url(), |_| {}),
             api("/nonsense", &nonsense.url(), |_| {}),
+            api("/switches", &switches.url(), |_| {}),
+            api("/coded", &coded.url(), |_| {}),
             api("/cut", &cut.url(), |_| {}),
         ])
         .await;
     check(&gateway, "/closes/x", 503, "upstream_reset").await;
-    check(&gateway, "/nonsense/x", 502, "upstream_protocol").await;
+    for context in ["nonsense", "switches", "coded"] {
+        check(&gateway, &format!("/{context}/x"), 502, "upstream_protocol").await;
+    }
     // Once the head is out, only a broken body can tell the client.
     let response = Client::connect(gateway.http).await.send(get("/cut/x")).await.expect("a head");
     assert_eq!(response.status(), StatusCode::OK);
