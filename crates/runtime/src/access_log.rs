@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use ferrogate_model::Position;
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -280,24 +281,21 @@ impl Traffic {
 }
 
 impl Record {
-    /// Begins a request. What a policy may change later is copied now.
+    /// Begins a request, with its host wherever it stands: HTTP/2 has it beside the headers.
+    /// What a policy may change later is copied now.
     #[must_use]
-    pub fn begin(
-        log: Rc<WorkerLog>,
-        now_micros: i64,
-        method: &Method,
-        target: &str,
-        version: Version,
-        headers: &HeaderMap,
-    ) -> Record {
+    pub fn begin(log: Rc<WorkerLog>, now_micros: i64, parts: &Parts) -> Record {
+        let Parts { method, uri, version, headers, .. } = parts;
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        let authority = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         log.metrics.requests_started.one();
         Record {
             started: Instant::now(),
             started_micros: now_micros,
             method: method.clone(),
             target: target.to_owned(),
-            version,
-            host: headers.get(HOST).cloned(),
+            version: *version,
+            host: authority.or_else(|| headers.get(HOST).cloned()),
             user_agent: headers.get(USER_AGENT).cloned(),
             forwarded_for: headers.get(X_FORWARDED_FOR).cloned(),
             traffic: Rc::default(),
@@ -336,6 +334,12 @@ impl Record {
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.method
+    }
+
+    /// Whether the client's connection carries one request at a time.
+    #[must_use]
+    pub fn is_http1(&self) -> bool {
+        self.version < Version::HTTP_2
     }
 
     /// When the request began.
@@ -421,7 +425,7 @@ mod tests {
     use std::rc::Rc;
     use std::sync::Arc;
 
-    use http::{HeaderMap, Method, StatusCode, Version};
+    use http::{Request, StatusCode};
 
     use super::{Record, WorkerLog, open};
     use crate::config::{AccessLog, AccessLogTarget};
@@ -437,12 +441,13 @@ mod tests {
         let metrics = Arc::<WorkerMetrics>::default();
         let log = Rc::new(WorkerLog::new(blocks, metrics.clone()));
         let begin = |target: &str| {
-            Record::begin(log.clone(), 1_000_000, &Method::GET, target, Version::HTTP_11, &HeaderMap::new())
+            let (parts, ()) = Request::get(target).body(()).expect("a request").into_parts();
+            Record::begin(log.clone(), 1_000_000, &parts)
         };
         let mut done = begin("/done");
         (done.status, done.complete) = (Some(StatusCode::OK), true);
         drop(done);
-        drop(begin("/\"gone\n"));
+        drop(begin("http://books.example/gone"));
         let mut failed = begin("/failed");
         let failure = Failure::with(Reason::UpstreamReset, "closed");
         failed.fail(&failure, failure.answer().1);
@@ -456,6 +461,7 @@ mod tests {
             text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
         assert_eq!(lines.len(), 3);
         assert_eq!((&lines[0]["respCd"], &lines[0]["path"]), (&200.into(), &"/done".into()));
+        assert_eq!((&lines[1]["host"], &lines[1]["path"]), (&"books.example".into(), &"/gone".into()));
         assert_eq!((&lines[1]["respCd"], &lines[1]["respCdDtl"]), (&0.into(), &"client_gone".into()));
         assert_eq!((&lines[2]["reason"], &lines[2]["respCd"]), (&"upstream_reset".into(), &503.into()));
         assert!(lines[2]["errorId"].is_string());

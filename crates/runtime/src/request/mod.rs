@@ -41,16 +41,8 @@ struct Routed {
 pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ResponseBody> {
     let in_flight = peer.activity.enter();
     let (parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let now = worker.shared.clock.now_micros();
-    let mut record = Box::new(Record::begin(
-        worker.log.clone(),
-        now,
-        &parts.method,
-        target,
-        parts.version,
-        &parts.headers,
-    ));
+    let mut record = Box::new(Record::begin(worker.log.clone(), now, &parts));
 
     let draft = match inbound::health(parts.uri.path()) {
         Some(health) => Draft::of_health(health, worker.shared.readiness.is_ready()),

@@ -220,6 +220,8 @@ async fn http2_by_prior_knowledge_reaches_the_same_routes() {
         crate::support::read(sender.send_request(sent.expect("a request")).await.expect("a response")).await;
     assert_eq!(reply.json()["body"], "over h2");
     assert_eq!(reply.json()["headers"]["cookie"], json!(["a=1; b=2"]));
+    let line = &gateway.log_lines(1).await[0];
+    assert_eq!((&line["host"], &line["proto"]), (&json!("books.example"), &json!("HTTP/2")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,6 +234,8 @@ async fn ambiguous_requests_are_refused() {
         "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
         "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nBad Header: 1\r\n\r\n",
         "GET /caf\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n",
         "not http at all\r\n\r\n",
