@@ -237,13 +237,13 @@ async fn stream<'a>(
                 return;
             }
         };
-        let last = frame.is_none();
-        let (mut bytes, trailers) = match frame.map(Frame::into_data) {
-            Some(Ok(bytes)) => (bytes, None),
-            Some(Err(trailers)) => (Bytes::new(), Some(trailers)),
-            None => (Bytes::new(), None),
+        // Trailers end the body: the policies must have their last word before they go out.
+        let (mut bytes, trailers, last) = match frame.map(Frame::into_data) {
+            Some(Ok(bytes)) => (bytes, None, false),
+            Some(Err(trailers)) => (Bytes::new(), Some(trailers), true),
+            None => (Bytes::new(), None, true),
         };
-        if trailers.is_none() {
+        {
             let Live { head: request, exchange, run } = &mut *live.borrow_mut();
             let verdict = walk.chain.response_body(request, &mut head, &mut bytes, last, exchange, run);
             if !matches!(verdict, Ok(ferrogate_policy::Verdict::Continue)) {
@@ -253,18 +253,18 @@ async fn stream<'a>(
                 bytes.clear();
             }
         }
-        let frame = match (record.reason, trailers) {
-            (Some(_), _) => Err(BodyError::Stopped),
-            (None, Some(trailers)) => Ok(trailers),
-            (None, None) => Ok(Frame::data(bytes)),
-        };
-        let size = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
-        let stop = frame.is_err() || last;
-        let empty = size == 0 && frame.as_ref().is_ok_and(Frame::is_data);
-        if !empty && pump.beside(frames.send(frame)).await.is_err() {
+        let size = bytes.len() as u64;
+        let data = if record.reason.is_some() { Err(BodyError::Stopped) } else { Ok(Frame::data(bytes)) };
+        let stop = data.is_err() || last;
+        if (data.is_err() || size > 0) && pump.beside(frames.send(data)).await.is_err() {
             return;
         }
         record.traffic.sent.set(record.traffic.sent.get().saturating_add(size));
+        if let Some(trailers) = trailers.filter(|_| record.reason.is_none())
+            && pump.beside(frames.send(Ok(trailers))).await.is_err()
+        {
+            return;
+        }
         if stop {
             record.complete = record.reason.is_none();
             return;
@@ -289,20 +289,19 @@ async fn pump<'a>(
         let frame = body.frame().await;
         traffic.moved();
         traffic.received.set(own.received.get());
-        let last = frame.is_none();
-        let (mut bytes, trailers) = match frame {
+        let (mut bytes, trailers, last) = match frame {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) => (bytes, None),
-                Err(trailers) => (Bytes::new(), Some(trailers)),
+                Ok(bytes) => (bytes, None, false),
+                Err(trailers) => (Bytes::new(), Some(trailers), true),
             },
             Some(Err(error)) => {
                 traffic.request_broken.set(true);
                 let _gone = to_upstream.send(Err(error)).await;
                 return;
             }
-            None => (Bytes::new(), None),
+            None => (Bytes::new(), None, true),
         };
-        if trailers.is_none() {
+        {
             let Live { head, exchange, run } = &mut *live.borrow_mut();
             match walk.chain.request_body(head, &mut bytes, last, exchange, run) {
                 Ok(ferrogate_policy::Verdict::Continue) => {}
@@ -314,14 +313,18 @@ async fn pump<'a>(
                 }
             }
         }
-        let frame = if stopped.borrow().is_some() {
-            Err(BodyError::Stopped)
-        } else {
-            Ok(trailers.unwrap_or_else(|| Frame::data(bytes)))
-        };
-        let stop = frame.is_err();
-        let empty = frame.as_ref().is_ok_and(|frame| frame.data_ref().is_some_and(Bytes::is_empty));
-        if (!empty && to_upstream.send(frame).await.is_err()) || stop {
+        let empty = bytes.is_empty();
+        let data = if stopped.borrow().is_some() { Err(BodyError::Stopped) } else { Ok(Frame::data(bytes)) };
+        let stop = data.is_err();
+        if (stop || !empty) && to_upstream.send(data).await.is_err() {
+            return;
+        }
+        if stop {
+            return;
+        }
+        if let Some(trailers) = trailers
+            && to_upstream.send(Ok(trailers)).await.is_err()
+        {
             return;
         }
         if last {

@@ -172,6 +172,8 @@ impl Body for ResponseBody {
         }
         match &frame {
             Some(Err(_)) => {}
+            // Trailers are the last; nobody polls again.
+            Some(Ok(frame)) if frame.is_trailers() => this.end(),
             Some(Ok(_)) if !this.is_end_stream() => {}
             Some(Ok(_)) | None => this.end(),
         }

@@ -120,14 +120,43 @@ impl Draft {
     /// or make the next one part of it.
     fn settle_framing(&mut self, method: &Method) {
         self.head.headers.remove(TRANSFER_ENCODING);
-        // Without a body the length is what a GET would have had (RFC 9110, 8.6).
-        if !self.head.headers.contains_key(CONTENT_LENGTH) || !self.may_have_body(method) {
+        if !self.may_have_body(method) {
+            self.drop_body();
+            return;
+        }
+        if !self.head.headers.contains_key(CONTENT_LENGTH) {
             return;
         }
         match self.source.size() {
             Some(size) => self.head.headers.insert(CONTENT_LENGTH, HeaderValue::from(size)),
             None => self.head.headers.remove(CONTENT_LENGTH),
         };
+    }
+}
+
+impl Draft {
+    /// Leaves the head as it is and drops the body, which the codec would never ask for: the
+    /// request would look as if its client had left before the end.
+    fn drop_body(&mut self) {
+        let headers = &mut self.head.headers;
+        if self.head.status.is_informational() || self.head.status == StatusCode::NO_CONTENT {
+            headers.remove(CONTENT_LENGTH);
+        }
+        match &self.source {
+            Source::Whole(Some(bytes)) => {
+                // To HEAD the length is what a GET would have had (RFC 9110, 8.6).
+                let head_only = self.head.status != StatusCode::NO_CONTENT
+                    && self.head.status != StatusCode::NOT_MODIFIED
+                    && !self.head.status.is_informational();
+                if head_only && !headers.contains_key(CONTENT_LENGTH) {
+                    headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+                }
+                self.source = Source::Whole(None);
+            }
+            // A policy made another method of HEAD, and the upstream sends what nobody may get.
+            Source::Upstream(body) if !body.is_end() => self.source = Source::Whole(None),
+            Source::Upstream(_) | Source::Whole(None) | Source::Walk(_) => {}
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::support::backend::Backend;
-use crate::support::{Client, Gateway, api, get, request};
+use crate::support::{Client, Gateway, api, get, probes, raw, request};
+
+/// With a trailer, for clients that ask for one.
+const WITH_TRAILER: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_side_doors_say_what_is_served() {
@@ -117,4 +120,38 @@ async fn requests_are_counted_and_logged_once_each() {
     ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_that_ends_without_its_body_is_complete() {
+    let gateway = Gateway::start().await;
+    let (echo, trailing) = (Backend::start().await, Backend::scripted(&[&[WITH_TRAILER]]).await);
+    let (tea, stream) =
+        (probes(&[json!({ "do": "answer", "value": "tea" })]), probes(&[json!({ "do": "stream-response" })]));
+    gateway
+        .deploy(&[
+            api("/echo", &echo.url(), |_| {}),
+            api("/tea", &echo.url(), |spec| spec["policies"] = tea),
+            api("/trailing", &trailing.url(), |_| {}),
+            api("/streamed", &trailing.url(), |spec| spec["policies"] = stream),
+        ])
+        .await;
+    let mut client = Client::connect(gateway.http).await;
+    for (path, length) in
+        [("/tea/x", "3"), ("/_gateway-health/healthy", "20"), ("/echo/x", ""), ("/echo/status/204", "")]
+    {
+        let reply = client.call(request("HEAD", path, "")).await;
+        assert!(reply.body.is_empty());
+        assert!(length.is_empty() || reply.header("content-length") == Some(length), "{path}: {reply:?}");
+    }
+    for (path, body) in [("/trailing/x", "3\r\nabc\r\n0\r\n"), ("/streamed/x", "|END\r\n0\r\n")] {
+        let asked = format!("GET {path} HTTP/1.1\r\nhost: h\r\nte: trailers\r\nconnection: close\r\n\r\n");
+        let answer = raw(gateway.http, asked.as_bytes()).await;
+        assert!(answer.ends_with(&format!("{body}x-sum: 7\r\n\r\n")), "{path}: {answer:?}");
+    }
+    let lines = gateway.log_lines(6).await;
+    assert!(lines.iter().all(|line| line["respCdDtl"].is_null()), "{lines:?}");
+    let metrics = gateway.door(gateway.running().addresses().metrics, "/metrics").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(text.contains("ferrogate_runtime_client_gone_total 0"), "{text}");
 }

@@ -208,3 +208,11 @@ async fn a_policy_can_stop_a_stream() {
     assert!(response.into_body().collect().await.is_err(), "a stopped body must not look complete");
     assert_eq!(gateway.log_lines(1).await[0]["reason"], "policy_failed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trailers_come_after_the_last_word_of_the_policies() {
+    let (gateway, _backend) = with(&[json!({ "do": "stream-request" })]).await;
+    let sent = "POST /p/x HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n";
+    let answer = crate::support::raw(gateway.http, sent.as_bytes()).await;
+    assert!(answer.contains(r#""body":"ABC|END""#), "{answer:?}");
+}
