@@ -69,6 +69,12 @@ impl Activity {
         InFlight(self.clone())
     }
 
+    /// Whether the connection speaks HTTP/2, as far as is known.
+    #[must_use]
+    pub fn is_h2(&self) -> bool {
+        self.h2.get() == Some(true)
+    }
+
     fn received(&self, bytes: &[u8]) {
         self.last.set(Instant::now());
         if self.h2.get().is_none() {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferrogate_base::tasks::Tasks;
 use hyper::service::service_fn;
@@ -25,6 +26,11 @@ use self::io::{Activity, Deadlines, TimedIo};
 use crate::metrics::WorkerMetrics;
 use crate::request;
 use crate::worker::Worker;
+
+/// How long a drain leaves an idle HTTP/1 connection open for the request that its client may
+/// have sent already: a tenth of the drain's deadline, and never more than this. Closing at
+/// once would lose that request, for HTTP/1 cannot say beforehand that a connection ends.
+const LAST_REQUEST: Duration = Duration::from_secs(5);
 
 /// Who is at the other end.
 pub struct Peer {
@@ -111,7 +117,7 @@ where
         idle: limits.idle_timeout,
         write_stall: limits.write_stall_timeout,
     };
-    let io = TokioIo::new(TimedIo::new(stream, activity, deadlines));
+    let io = TokioIo::new(TimedIo::new(stream, activity.clone(), deadlines));
     let mut builder = auto::Builder::new(LocalExecutor(worker.tasks.clone()));
     // Our own socket watches heads and idleness, hence no header timeout of hyper's.
     builder
@@ -125,6 +131,7 @@ where
         .max_concurrent_streams(limits.max_h2_streams)
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
     let drain = worker.shared.drain.clone();
+    let last_request = LAST_REQUEST.min(worker.shared.config.drain_deadline / 10);
     let service = service_fn(move |request| {
         let (worker, peer) = (worker.clone(), peer.clone());
         async move { Ok::<_, Infallible>(request::serve(worker, peer, request).await) }
@@ -135,9 +142,16 @@ where
         // Polled in place, not dropped, when the drain begins.
         result = connection.as_mut() => result,
         () = drain.cancelled() => {
-            // Idle connections close now, the others after the answer they are busy with.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // HTTP/2 tells its client which requests still count. An HTTP/1 client learns it with
+            // its next answer; a connection on which none comes closes a little later.
+            let waited = if activity.is_h2() { Duration::ZERO } else { last_request };
+            match tokio::time::timeout(waited, connection.as_mut()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = result {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ferrogate_policy::Answer;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SERVER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SERVER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Frame;
 
@@ -105,6 +105,9 @@ impl Draft {
             if !keep {
                 self.head.headers.insert(SERVER, value.clone());
             }
+        }
+        if worker.shared.drain.is_cancelled() && record.is_http1() {
+            self.head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.settle_framing(record.method());
         record.status = Some(self.head.status);

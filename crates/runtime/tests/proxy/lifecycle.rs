@@ -60,16 +60,20 @@ async fn swaps_under_traffic_fail_no_request_and_mix_no_versions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
-    let (gateway, backend) = (Gateway::start().await, Backend::start().await);
+    // Idle connections stay a tenth of it: time enough to use one of them.
+    let deadline = |config: &mut Config| config.drain_deadline = Duration::from_secs(40);
+    let (gateway, backend) = (Gateway::start_with(deadline).await, Backend::start().await);
     gateway.deploy(&[api("/g", &backend.url(), |_| {})]).await;
     let address = gateway.http;
     let readiness = gateway.running().readiness().clone();
-    let mut idle = Client::connect(address).await;
-    assert_eq!(idle.call(get("/g/x")).await.status, StatusCode::OK);
+    let (mut kept, mut silent) = (Client::connect(address).await, Client::connect(address).await);
+    for idle in [&mut kept, &mut silent] {
+        assert_eq!(idle.call(get("/g/x")).await.status, StatusCode::OK);
+    }
     let mut busy = JoinSet::new();
     busy.spawn(async move { Client::connect(address).await.call(get("/g/gate")).await });
     let control = backend.control.clone();
-    eventually("the request at the upstream", || control.requests.load(Ordering::SeqCst) >= 2).await;
+    eventually("the request at the upstream", || control.requests.load(Ordering::SeqCst) >= 3).await;
 
     let mut stopping = JoinSet::new();
     stopping.spawn(gateway.shutdown());
@@ -80,12 +84,16 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
         assert!(std::time::Instant::now() < deadline, "still accepting");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(idle.send(get("/g/x")).await.is_err(), "an idle connection is closed");
+    // A request that crosses the drain on its way is answered, and the last of its connection.
+    let last = kept.call(get("/g/x")).await;
+    assert_eq!((last.status, last.header("connection")), (StatusCode::OK, Some("close")));
+    assert!(kept.send(get("/g/x")).await.is_err(), "the connection is closed");
     control.gate.add_permits(1);
     let reply = busy.join_next().await.expect("a request").expect("a reply");
-    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!((reply.status, reply.header("connection")), (StatusCode::OK, Some("close")));
     let drained = stopping.join_next().await.expect("a shutdown").expect("its report");
     assert_eq!(drained.cut_off, 0);
+    assert!(silent.send(get("/g/x")).await.is_err(), "an idle connection is closed in the end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
