@@ -3,6 +3,7 @@
 //! proves the project and is what continuous integration runs, so that a green run
 //! means the same thing on every machine.
 
+mod measure;
 mod postgres;
 mod stage;
 mod test;
@@ -33,6 +34,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure the figures of docs/reliability.md on the release build and print them as a table
+    Measure {
+        /// A tenth of everything, for a quick look
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,8 +48,10 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(&root),
         Task::Demo { arguments } => {
             postgres::ensure()?;
+            test::build(&root)?;
             test::demo(&root, &arguments)
         }
+        Task::Measure { quick } => measure::run(&root, quick),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,9 @@
 //! cheapest to learn. The tests run last, so that their runner's summary is what the
 //! output ends with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::MetadataCommand;
 
 use crate::stage::{Stages, answers, program};
 use crate::{postgres, tidy};
@@ -20,7 +22,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
     })?;
     // The end-to-end tests and the demo run the real binary.
-    stages.run("build", || cargo(&["build", "--quiet", "--package", "ferrogate"]))?;
+    stages.run("build", || build(root))?;
     stages.run("demo", || demo(root, &[]))?;
     if nextest {
         stages.run("doc tests", || cargo(&["test", "--workspace", "--doc", "--quiet"]))?;
@@ -29,9 +31,22 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     stages.run_last("tests", || cargo(&["test", "--workspace"]))
 }
 
+/// Builds everything that is run, once: building package by package would resolve other
+/// features for shared dependencies and compile them again.
+pub fn build(root: &Path) -> anyhow::Result<()> {
+    program(root, "cargo", &["build", "--workspace", "--all-targets", "--quiet"])
+}
+
 /// Runs the demo in the build that the tests use.
 pub fn demo(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
-    let mut all = vec!["run", "--quiet", "--package", "ferrogate", "--", "demo"];
+    let binary = target_directory(root)?.join("debug/ferrogate").display().to_string();
+    let mut all = vec!["demo"];
     all.extend(arguments.iter().map(String::as_str));
-    program(root, "cargo", &all)
+    program(root, &binary, &all)
+}
+
+/// Where cargo puts what it builds, which the environment may have moved.
+pub fn target_directory(root: &Path) -> anyhow::Result<PathBuf> {
+    let metadata = MetadataCommand::new().current_dir(root).no_deps().exec()?;
+    Ok(metadata.target_directory.into_std_path_buf())
 }

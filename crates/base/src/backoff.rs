@@ -45,6 +45,12 @@ impl Backoff {
         Self::unchecked(Duration::from_millis(100), Duration::from_secs(10))
     }
 
+    /// The delays for asking a peer that is away whether it is back: 50 ms to 1 s, so that
+    /// an outage ends within about a second of its cause, at one cheap question a second.
+    pub fn for_outages() -> Self {
+        Self::unchecked(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
     /// The same delays drawn from a fixed seed, for tests and simulations.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.random = fastrand::Rng::with_seed(seed);

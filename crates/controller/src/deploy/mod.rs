@@ -16,7 +16,7 @@ use ferrogate_store::{Batch, Commit, CommitError, Committed, Guard, Store, Store
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::replicate::Replica;
+use crate::replicate::{Replica, StoreState};
 use crate::snapshot::Snapshot;
 pub use admit::{Admission, Admitted, Refusal};
 
@@ -123,6 +123,11 @@ impl Deployer {
     /// # Errors
     /// When it was not committed, or nobody can say.
     pub async fn deploy(&self, deployment: Deployment) -> Result<Deployed, DeployError> {
+        // The feed asks at least every second whether the store is back: a client that is
+        // refused at once can retry sooner than one that waits out a connection attempt.
+        if let StoreState::Unavailable { reason } = self.replica.store_state() {
+            return Err(StoreError::Unavailable(reason).into());
+        }
         let at = self.clock.now_micros();
         let id = deployment.id;
         let writes = deployment.writes.into_iter().map(commit).collect();

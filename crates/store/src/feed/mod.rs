@@ -148,7 +148,7 @@ impl Feed {
 
     fn fail(&mut self, error: StoreError) -> Option<FeedEvent> {
         let first = self.outage.is_none();
-        let outage = self.outage.get_or_insert_with(Backoff::for_restarts);
+        let outage = self.outage.get_or_insert_with(Backoff::for_outages);
         self.ask_now = false;
         self.next_poll = Instant::now() + outage.next_delay();
         if first {

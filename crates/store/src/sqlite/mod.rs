@@ -64,6 +64,7 @@ pub(crate) struct SqliteStore {
 
 impl SqliteStore {
     pub(crate) fn open(path: PathBuf, gateway: GatewayId, options: Options) -> SqliteStore {
+        keep_private(&path);
         let connect = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
@@ -271,5 +272,15 @@ fn check_directory(path: &Path) -> Result<(), StoreError> {
             Err(unavailable(format!("the directory {} does not exist", parent.display())))
         }
         _ => Ok(()),
+    }
+}
+
+/// Creates the file readable by its owner alone before SQLite would create it readable by
+/// all: documents may carry credentials. SQLite gives its companion files the same mode. A
+/// file that cannot be created is reported by the first use, like one that cannot be opened.
+fn keep_private(path: &Path) {
+    let created = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+    if let Err(error) = created {
+        tracing::debug!(%error, path = %path.display(), "the database file was not created anew");
     }
 }
