@@ -65,10 +65,14 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
+/// Whether this is a level, without setting anything up: for checking a configuration.
+pub fn check_level(level: &str) -> Result<(), TelemetryError> {
+    filter(level).map(drop)
+}
+
 /// Sets up the log of this process, once.
 pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
-    let filter =
-        EnvFilter::try_new(&settings.level).map_err(|_| TelemetryError::Level(settings.level.clone()))?;
+    let filter = filter(&settings.level)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -80,6 +84,10 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
     installed.map_err(|_| TelemetryError::AlreadySet)
 }
 
+fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(level).map_err(|_| TelemetryError::Level(level.to_owned()))
+}
+
 /// A registry in the text form that Prometheus scrapes.
 pub fn encode_metrics(registry: &Registry) -> Result<String, TelemetryError> {
     let mut text = String::new();
@@ -89,7 +97,7 @@ pub fn encode_metrics(registry: &Registry) -> Result<String, TelemetryError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LogFormat, LogSettings, TelemetryError, encode_metrics, init};
+    use super::{LogFormat, LogSettings, TelemetryError, check_level, encode_metrics, init};
     use prometheus_client::metrics::counter::Counter;
     use prometheus_client::registry::Registry;
 
@@ -106,6 +114,7 @@ mod tests {
     fn bad_settings_are_refused() {
         let settings = LogSettings { level: "info,=,".to_owned(), format: LogFormat::Text };
         assert!(matches!(init(&settings), Err(TelemetryError::Level(_))));
+        assert!(check_level(&settings.level).is_err() && check_level("info,ferrogate_xds=debug").is_ok());
         assert!("xml".parse::<LogFormat>().unwrap_err().contains("text, json"));
     }
 }

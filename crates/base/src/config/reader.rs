@@ -27,6 +27,7 @@ pub struct Reader<'a> {
     problems: Vec<Problem>,
     known: BTreeSet<String>,
     opaque: BTreeSet<String>,
+    accepted: BTreeSet<String>,
 }
 
 /// What reading came to.
@@ -36,6 +37,8 @@ pub struct Finished {
     pub effective: Effective,
     /// Everything wrong, in the order it was found.
     pub problems: Vec<Problem>,
+    /// Keys that a file has and that have no effect here, in key order.
+    pub without_effect: Vec<String>,
 }
 
 /// Older keys that a listen address may be given by instead of its own.
@@ -56,6 +59,7 @@ impl<'a> Reader<'a> {
             problems: sources.problems.clone(),
             known: BTreeSet::new(),
             opaque: BTreeSet::new(),
+            accepted: BTreeSet::new(),
         }
     }
 
@@ -158,24 +162,29 @@ impl<'a> Reader<'a> {
         let default = self.sources.preset_of(key).unwrap_or(default);
         let default = parse_listen(default).ok().flatten();
         let mut fallback = default;
-        if let Some(enabled) = older.enabled
-            && !self.bool(enabled, default.is_some())
-        {
+        let listens = older.enabled.map(|enabled| self.bool(enabled, default.is_some()));
+        // The port is read even where nothing listens: it stays a known key, and a wrong one is told.
+        let standard = default.map_or(0, |address| u64::from(address.port()));
+        let number = older.port.map(|port| self.integer(port, standard, 0..=u64::from(u16::MAX)));
+        let derived = [older.port, older.enabled].into_iter().flatten();
+        let derived = derived.filter_map(|key| self.sources.find_set(key)).map(|(_, origin)| origin).next();
+        if listens == Some(false) {
             fallback = None;
-        } else if let Some(port) = older.port {
-            let standard = default.map_or(0, |address| u64::from(address.port()));
-            let number = self.integer(port, standard, 0..=u64::from(u16::MAX));
-            let number = u16::try_from(number).unwrap_or_default();
-            let asked = self.is_set(port) || older.enabled.is_some_and(|enabled| self.is_set(enabled));
+        } else if let Some(number) = number
+            && (default.is_some() || derived.is_some())
+        {
             let address = default.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-            if default.is_some() || asked {
-                fallback = Some(SocketAddr::new(address, number));
-            }
+            fallback = Some(SocketAddr::new(address, u16::try_from(number).unwrap_or_default()));
         }
         let show =
             |value: &Option<SocketAddr>| value.map_or_else(|| quoted("off"), |at| quoted(&at.to_string()));
         let found = self.sources.find_set(key);
-        self.interpret(key, found, fallback, parse_listen, show)
+        let own = found.is_some();
+        let address = self.interpret(key, found, fallback, parse_listen, show);
+        if let (false, Some(origin)) = (own, derived) {
+            self.effective.record(key, show(&address), origin);
+        }
+        address
     }
 
     /// A list of texts; in the environment, separated by commas.
@@ -222,9 +231,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes note that everything at or below this key is a setting of the file format
-    /// that has no effect here, so that it is not reported as unknown.
+    /// that has no effect here: it is reported as that and not as unknown.
     pub fn accept(&mut self, key: &str) {
         self.opaque.insert(key.to_owned());
+        self.accepted.insert(key.to_owned());
     }
 
     /// Something the role found wrong with a setting.
@@ -245,7 +255,16 @@ impl<'a> Reader<'a> {
                 self.unknown(section, nearest(section, sections).map(str::to_owned));
             }
         }
-        Finished { effective: self.effective, problems: self.problems }
+        // A section of which some keys are read has an effect; the rest of it is merely let through.
+        let is_read = |key: &str| {
+            self.known
+                .range(format!("{key}.")..)
+                .next()
+                .is_some_and(|one| one.starts_with(&format!("{key}.")))
+        };
+        let idle = self.accepted.iter().filter(|key| sources.is_in_files(key) && !is_read(key));
+        let without_effect = idle.cloned().collect();
+        Finished { effective: self.effective, problems: self.problems, without_effect }
     }
 
     fn typed<T: Clone>(

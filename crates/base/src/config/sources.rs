@@ -147,6 +147,11 @@ impl Sources {
         None
     }
 
+    /// Whether a file has the key.
+    pub(super) fn is_in_files(&self, key: &str) -> bool {
+        self.in_files(key).is_some()
+    }
+
     /// The text with its tokens resolved.
     pub(super) fn resolve(&self, text: &str) -> Result<String, String> {
         token::resolve(text, &self.tokens, &World { env: &self.env, allowed: &self.allowed })

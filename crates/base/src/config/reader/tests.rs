@@ -213,3 +213,42 @@ fn choices_name_the_alternatives() {
     };
     problems(&bad, read, &["a.f: \"xml\" is not one of text, json (file 0.toml)"]);
 }
+
+#[test]
+fn what_has_no_effect_is_told_apart_from_what_is_unknown() {
+    let sources = sources(&[], &["[a]\nold.x = 1\n[b]\ny = 2"]);
+    let mut reader = Reader::new(&sources);
+    for key in ["a.old", "a.older", "b"] {
+        reader.accept(key);
+    }
+    let finished = reader.finish(&["a"], &["b"]);
+    assert_eq!(finished.problems, []);
+    assert_eq!(finished.without_effect, ["a.old", "b"]);
+}
+
+#[test]
+fn the_port_of_what_does_not_listen_is_known_and_checked() {
+    let read = |reader: &mut Reader<'_>| {
+        let older = ListenKeys { port: Some("a.port"), enabled: Some("a.enabled") };
+        assert_eq!(reader.listen("a.listen", "0.0.0.0:1", older), None);
+    };
+    problems(&sources(&[], &["[a]\nenabled = false\nport = 7"]), read, &[]);
+    problems(
+        &sources(&[], &["[a]\nenabled = false\nport = 70000"]),
+        read,
+        &["a.port: 70000 is out of range: 0 to 65535 (file 0.toml)"],
+    );
+}
+
+#[test]
+fn an_address_made_of_older_keys_says_which_layer_they_came_from() {
+    let older = ListenKeys { port: Some("a.port"), enabled: Some("a.enabled") };
+    let from = |sources: &Sources| {
+        let (_, effective) = clean(sources, |reader| reader.listen("a.listen", "0.0.0.0:1", older));
+        effective.get("a.listen").unwrap().clone()
+    };
+    let setting = from(&sources(&[], &["[a]\nport = 7"]));
+    assert_eq!(setting.value, "\"0.0.0.0:7\"");
+    assert_eq!(setting.origin, Origin::File("0.toml".into()));
+    assert_eq!(from(&sources(&[], &[])).origin, Origin::Default);
+}
