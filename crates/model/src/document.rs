@@ -24,6 +24,8 @@ pub const MAX_ALIASES: usize = 256;
 pub const MAX_ALIAS_EVENTS: usize = 10_000;
 /// The most nodes (maps, lists and scalars) in one YAML text.
 pub const MAX_NODES: usize = 1_000_000;
+/// The longest complaint about a text; the rest of a longer one is left out.
+const MAX_COMPLAINT_CHARS: usize = 400;
 
 /// How the body of a request says it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,13 +123,13 @@ fn json(text: &str) -> Result<Value, ParseError> {
 }
 
 fn yaml(text: &str) -> Result<Value, ParseError> {
-    let document: Document = serde_saphyr::from_str_with_options(text, options()).map_err(one_line)?;
+    let document: Document = serde_saphyr::from_str_with_options(text, options()).map_err(complaint)?;
     Ok(document.0)
 }
 
 fn yaml_stream(text: &str) -> Result<Vec<Value>, ParseError> {
     let documents: Vec<Document> =
-        serde_saphyr::from_multiple_with_options(text, options()).map_err(one_line)?;
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(complaint)?;
     Ok(documents.into_iter().map(|document| document.0).collect())
 }
 
@@ -158,9 +160,56 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
+/// What is wrong with a YAML text, for its author: the library words some of its errors for
+/// the programmer who calls it.
+fn complaint(error: serde_saphyr::Error) -> ParseError {
+    use serde_saphyr::Error;
+    let reason = match innermost(&error) {
+        Error::MultipleDocuments { .. } => "it holds multiple documents where one is wanted".to_owned(),
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the key '{key}' stands twice in one map")
+        }
+        Error::DuplicateMappingKey { key: None, .. } => "a key stands twice in one map".to_owned(),
+        Error::Budget { .. } => format!(
+            "it is over a limit: {MAX_DEPTH} levels, {MAX_ALIASES} aliases, {MAX_NODES} values, \
+             {MAX_BUNDLE_DOCUMENTS} documents"
+        ),
+        Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            "its aliases stand for more than is allowed".to_owned()
+        }
+        other => return one_line(other),
+    };
+    match error.location() {
+        Some(at) => one_line(format!("{reason} at line {}, column {}", at.line(), at.column())),
+        None => one_line(reason),
+    }
+}
+
+fn innermost(error: &serde_saphyr::Error) -> &serde_saphyr::Error {
+    match error.without_snippet() {
+        serde_saphyr::Error::AliasError { error, .. } => error.without_snippet(),
+        other => other,
+    }
+}
+
+/// A text in the error may be the document's own, and as long: it is cut.
 fn one_line(error: impl fmt::Display) -> ParseError {
     let text = error.to_string();
-    ParseError(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        let room = MAX_COMPLAINT_CHARS.saturating_sub(line.chars().count());
+        line.extend(word.chars().take(room));
+        if word.chars().count() > room {
+            line.push('…');
+            break;
+        }
+    }
+    ParseError(line)
 }
 
 /// A document of a YAML text, read with the knowledge of where text is meant.
@@ -360,9 +409,10 @@ mod tests {
         check("", Format::Json, Err("EOF"));
         check("a: 1", Format::Json, Err("line 1"));
         check("a: [1", Format::Yaml, Err("line"));
-        check("a: 1\na: 2", Format::Yaml, Err("duplicate"));
+        check("a: 1\na: 2", Format::Yaml, Err("the key 'a' stands twice in one map at line 2"));
         check(r#"{"a":1,"a":2}"#, Format::Json, Err("'a' stands twice"));
-        check("a: 1\n---\nb: 2", Format::Yaml, Err("multiple"));
+        check("a: 1\n---\nb: 2", Format::Yaml, Err("multiple documents where one is wanted at line 3"));
+        check(&format!("a: {}", "9".repeat(100_000)), Format::Yaml, Err("…"));
         check("{} {}", Format::Json, Err("trailing"));
         check("a: .inf", Format::Yaml, Err("finite"));
         check("spec: {version: [1]}", Format::Yaml, Err("line 1"));
@@ -377,10 +427,10 @@ mod tests {
             check(&" ".repeat(MAX_DOCUMENT_BYTES + 1), format, Err("the limit is"));
         }
         let block: String = (0..=MAX_DEPTH).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
-        assert!(parse(&block, Format::Yaml).is_err());
+        check(&block, Format::Yaml, Err("over a limit: 64 levels"));
         let laughs = "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\
             c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d]\n";
-        assert!(parse(laughs, Format::Yaml).is_err());
+        check(laughs, Format::Yaml, Err("aliases stand for more"));
         let aliases = format!("a: &a 1\nb: [{}]", "*a,".repeat(MAX_ALIASES + 1));
         assert!(parse(&aliases, Format::Yaml).is_err());
         assert!(parse_many(&"---\na: 1\n".repeat(MAX_BUNDLE_DOCUMENTS + 1), Format::Yaml).is_err());

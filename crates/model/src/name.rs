@@ -49,6 +49,9 @@ pub enum NameError {
     /// The handle has a character that cannot stand in a path segment.
     #[error("a handle must not contain whitespace, '/', '}}' or control characters")]
     BadCharacter,
+    /// The handle is `.` or `..`, which URL libraries resolve away before they send a path.
+    #[error("a handle must not be '.' or '..'")]
+    Dots,
     /// The text before the slash names no known kind.
     #[error("'{0}' is not a known resource kind")]
     UnknownKind(String),
@@ -98,6 +101,9 @@ impl Handle {
         }
         if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/' || c == '}') {
             return Err(NameError::BadCharacter);
+        }
+        if matches!(text, "." | "..") {
+            return Err(NameError::Dots);
         }
         Ok(Handle(text.into()))
     }
@@ -192,6 +198,8 @@ mod tests {
             ("a/b", NameError::BadCharacter),
             ("a}", NameError::BadCharacter),
             ("a\n", NameError::BadCharacter),
+            (".", NameError::Dots),
+            ("..", NameError::Dots),
         ] {
             assert_eq!(Handle::try_new(text), Err(error), "{text:?}");
         }

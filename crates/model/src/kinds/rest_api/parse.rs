@@ -249,6 +249,8 @@ fn name_message(error: &NameError) -> String {
         NameError::BadCharacter => {
             "metadata.name must not contain whitespace, '/', '}', or control characters".to_owned()
         }
-        NameError::TooLong | NameError::UnknownKind(_) | NameError::NoSlash(_) => error.to_string(),
+        NameError::TooLong | NameError::Dots | NameError::UnknownKind(_) | NameError::NoSlash(_) => {
+            error.to_string()
+        }
     }
 }
