@@ -305,7 +305,8 @@ fn routes() -> impl Strategy<Value = Vec<(Route, ResourceName)>> {
 }
 
 fn requests() -> impl Strategy<Value = (String, String, String, Headers)> {
-    let host = prop::sample::select(vec!["zz", "zz", "zz", "x", "a.x", "b.x", "A.X:80", "q.a.x", "abc", "a.b"]);
+    let host =
+        prop::sample::select(vec!["zz", "zz", "zz", "x", "a.x", "b.x", "A.X:80", "q.a.x", "abc", "a.b"]);
     let segment = prop::sample::select(vec!["a", "b", "ab", "ab", "aab", "aab", "aabb", "c", ""]);
     let path = prop::collection::vec(segment, 1..4).prop_map(|segments| format!("/{}", segments.join("/")));
     let value = prop::sample::select(vec!["1", "22", "x"]);

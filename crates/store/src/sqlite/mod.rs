@@ -8,6 +8,7 @@ mod commit;
 mod lease;
 mod read;
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
