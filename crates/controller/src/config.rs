@@ -16,26 +16,31 @@ use ferrogate_model::template::Lookup;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
+use crate::auth::admin_password::ADMIN_NAME;
 use crate::auth::basic::{Password, User};
 use crate::auth::jwt::JwtSettings;
+use crate::auth::roles::ADMIN;
 
 /// The sections of a configuration file that are the controller's.
 pub const SECTIONS: [&str; 2] = ["controller", "immutable_gateway"];
 
 /// Keys of contract 7 that a file may hold and that have no effect here: what they tune
 /// does not exist (polling, a separate event pool), or is not built.
-const ACCEPTED: [&str; 12] = [
+const ACCEPTED: [&str; 15] = [
     "controller.admin_server.pprof",
     "controller.policies",
     "controller.llm",
     "controller.event_hub",
     "controller.controlplane",
     "controller.policy_server",
-    "controller.server.xds_port",
     "controller.server.skip_invalid_deployments_on_startup",
     "controller.encryption",
-    "controller.logging",
     "controller.storage.postgres.max_idle_conns",
+    "controller.storage.postgres.connect_timeout",
+    "controller.storage.postgres.conn_max_lifetime",
+    "controller.storage.postgres.conn_max_idle_time",
+    "controller.storage.postgres.application_name",
+    "controller.storage.database.options",
     "immutable_gateway.artifacts_dir",
 ];
 
@@ -165,7 +170,7 @@ impl Config {
                 Some("controller.metrics.port"),
                 Some("controller.metrics.enabled"),
             ),
-            stream: listen(reader, "stream", stream_default, None, None),
+            stream: listen(reader, "stream", stream_default, Some("controller.server.xds_port"), None),
             admin_allowed_ips: reader.strings("controller.admin_server.allowed_ips", &["*"]),
             config_dump: reader.bool("controller.admin_server.config_dump.enabled", false),
             basic: basic(reader),
@@ -225,10 +230,13 @@ fn pool_size(reader: &mut Reader<'_>) -> u32 {
     u32::try_from(size).unwrap_or(10)
 }
 
-/// `controller.database_url` wins; otherwise it is put together from the keys of contract 7.2.
+/// `controller.database_url` wins; otherwise it is put together from the keys of contract 7.2,
+/// of which the generic `storage.database` wins over the one of the kind.
 fn database_url(reader: &mut Reader<'_>, data_dir: &Path) -> Secret {
-    let configured = reader.secret("controller.database_url");
+    const URL: &str = "controller.database_url";
+    let configured = reader.secret(URL);
     let postgres = postgres_url(reader);
+    let generic = reader.optional_path("controller.storage.database.path");
     let path = reader.optional_path("controller.storage.sqlite.path");
     let kind = reader.choice(
         "controller.storage.type",
@@ -236,11 +244,15 @@ fn database_url(reader: &mut Reader<'_>, data_dir: &Path) -> Secret {
         &[("sqlite", Kind::Sqlite), ("postgres", Kind::Postgres)],
     );
     if let Some(url) = configured {
+        let schemes = ["postgres://", "postgresql://", "sqlite://"];
+        if !schemes.iter().any(|scheme| url.expose().starts_with(scheme)) {
+            reader.problem(URL, "must begin with postgres:// or sqlite://");
+        }
         return url;
     }
     match kind {
         Kind::Sqlite => {
-            let path = path.unwrap_or_else(|| data_dir.join("gateway.db"));
+            let path = generic.or(path).unwrap_or_else(|| data_dir.join("gateway.db"));
             Secret::new(format!("sqlite://{}", path.display()))
         }
         Kind::Postgres => postgres.unwrap_or_else(|| {
@@ -257,28 +269,48 @@ enum Kind {
 }
 
 fn postgres_url(reader: &mut Reader<'_>) -> Option<Secret> {
-    let key = |name: &str| format!("controller.storage.postgres.{name}");
-    let dsn = reader.secret(&key("dsn"));
-    let host = reader.optional_string(&key("host"));
-    let port = reader.integer(&key("port"), 5432, 1..=u64::from(u16::MAX));
-    let database = reader.string(&key("database"), "gateway");
-    let user = reader.string(&key("user"), "gateway");
-    let password = reader.secret(&key("password"));
-    let sslmode = reader.string(&key("sslmode"), "require");
-    for ignored in ["connect_timeout", "conn_max_lifetime", "conn_max_idle_time", "application_name"] {
-        reader.accept(&key(ignored));
-    }
+    let dsn = secret_of(reader, "dsn", "dsn");
+    let host = text_of(reader, "host", "host", "");
+    let port = port(reader);
+    let database = text_of(reader, "name", "database", "gateway");
+    let user = text_of(reader, "user", "user", "gateway");
+    let password = secret_of(reader, "password", "password");
+    let sslmode = text_of(reader, "options.sslmode", "sslmode", "require");
     if dsn.is_some() {
         return dsn;
     }
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let password = password.map(|one| format!(":{}", encode(one.expose()))).unwrap_or_default();
     let (user, database) = (encode(&user), encode(&database));
-    let host = host?;
+    if host.is_empty() {
+        return None;
+    }
     Some(Secret::new(format!(
         "postgres://{user}{password}@{host}:{port}/{database}?sslmode={}",
         encode(&sslmode)
     )))
+}
+
+/// A setting under its generic name, else under the one of PostgreSQL. Both are read: a key
+/// that loses is still a known key.
+fn text_of(reader: &mut Reader<'_>, generic: &str, specific: &str, default: &str) -> String {
+    let generic = reader.optional_string(&format!("controller.storage.database.{generic}"));
+    let specific = reader.string(&format!("controller.storage.postgres.{specific}"), default);
+    generic.unwrap_or(specific)
+}
+
+fn secret_of(reader: &mut Reader<'_>, generic: &str, specific: &str) -> Option<Secret> {
+    let generic = reader.secret(&format!("controller.storage.database.{generic}"));
+    let specific = reader.secret(&format!("controller.storage.postgres.{specific}"));
+    generic.or(specific)
+}
+
+fn port(reader: &mut Reader<'_>) -> u64 {
+    const GENERIC: &str = "controller.storage.database.port";
+    let range = 1..=u64::from(u16::MAX);
+    let specific = reader.integer("controller.storage.postgres.port", 5432, range.clone());
+    let generic = reader.integer(GENERIC, 5432, range);
+    if reader.is_set(GENERIC) { generic } else { specific }
 }
 
 fn stream_tls(reader: &mut Reader<'_>) -> Option<StreamTls> {
@@ -311,6 +343,14 @@ fn basic(reader: &mut Reader<'_>) -> Option<Vec<User>> {
     let configured: Vec<ConfiguredUser> = reader.tables(USERS);
     if configured.iter().any(|user| user.username.is_empty() || user.password.is_empty()) {
         reader.problem(USERS, "every user needs a username and a password");
+    }
+    // The variables that the contract's shipped file wires to its first user work without a file too.
+    let name = reader.string("controller.auth.basic.admin_username", ADMIN_NAME);
+    if let Some(hash) = reader.secret("controller.auth.basic.admin_password_hash")
+        && configured.is_empty()
+    {
+        let roles = vec![ADMIN.to_owned()];
+        return enabled.then(|| vec![User { name, password: Password::Hashed(hash), roles }]);
     }
     if configured.iter().any(|user| user.username.contains(':')) {
         reader.problem(USERS, "a username cannot contain a colon");
@@ -434,6 +474,56 @@ mod tests {
         assert_eq!(config.defaults.main_host, "*.example.com");
         assert_eq!(config.admin_password.map(|password| password.matches("mine")), Some(true));
         assert!(config.immutable && config.jwt.is_some());
+    }
+
+    #[test]
+    fn the_generic_database_keys_win_over_those_of_the_kind() {
+        let file = r#"
+            [controller.storage]
+            type = "postgres"
+            [controller.storage.postgres]
+            host = "old.example"
+            user = "kept"
+            [controller.storage.database]
+            host = "db.example"
+            port = 6432
+            name = "g"
+            path = "unused.db"
+            [controller.storage.database.options]
+            sslmode = "disable"
+            application_name = "x"
+        "#;
+        let (config, problems) = read(&[], file);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(config.database_url.expose(), "postgres://kept@db.example:6432/g?sslmode=disable");
+        let (config, _) = read(&[], "[controller.storage.database]\npath = \"/x/y.db\"");
+        assert_eq!(config.database_url.expose(), "sqlite:///x/y.db");
+        let (_, problems) = read(&[("FERROGATE_CONTROLLER_DATABASE_URL", "mysql://x")], "");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+
+    #[test]
+    fn the_stream_s_older_key_and_a_disabled_listener_s_port_are_read() {
+        let file = "[controller.server]\nxds_port = 7000\n[controller.metrics]\nenabled = false\nport = 9091";
+        let (config, problems) = read(&[], file);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(config.stream.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:7000"));
+        assert_eq!(config.metrics, None);
+    }
+
+    #[test]
+    fn an_administrator_can_be_given_by_name_and_hash() {
+        let env = [
+            ("FERROGATE_CONTROLLER_AUTH_BASIC_ADMIN_USERNAME", "root"),
+            ("FERROGATE_CONTROLLER_AUTH_BASIC_ADMIN_PASSWORD_HASH", "$2y$hash"),
+        ];
+        let names = |file| {
+            let users = read(&env, file).0.basic.unwrap_or_default();
+            users.into_iter().map(|user| (user.name, user.roles)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(""), [("root".to_owned(), vec!["admin".to_owned()])]);
+        let file = "[[controller.auth.basic.users]]\nusername = \"ops\"\npassword = \"x\"";
+        assert_eq!(names(file), [("ops".to_owned(), Vec::new())]);
     }
 
     #[test]

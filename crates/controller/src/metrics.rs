@@ -3,11 +3,12 @@
 //! `ferrogate_controller_` for what exists only here. Labels are closed sets. Recording
 //! is a few atomics; the metrics endpoint in `admin` encodes them.
 
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use ferrogate_base::telemetry::{TelemetryError, encode_metrics};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
@@ -40,7 +41,7 @@ pub struct Metrics {
 }
 
 /// What a management call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the variants are their own documentation")]
 pub enum Operation {
     Create,
@@ -51,7 +52,7 @@ pub enum Operation {
 }
 
 /// How a management call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the variants are their own documentation")]
 pub enum Outcome {
     Success,
@@ -62,7 +63,7 @@ pub enum Outcome {
 }
 
 /// Why a caller was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the variants are their own documentation")]
 pub enum Refusal {
     Missing,
@@ -70,6 +71,43 @@ pub enum Refusal {
     TooMany,
     Overloaded,
     Forbidden,
+}
+
+// Label values are lower case, as those of every other metric: the derive would write `TooMany`.
+impl EncodeLabelValue for Operation {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Operation::Create => "create",
+            Operation::Update => "update",
+            Operation::Delete => "delete",
+            Operation::Apply => "apply",
+            Operation::Rollback => "rollback",
+        })
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Outcome::Success => "success",
+            Outcome::Refused => "refused",
+            Outcome::Unavailable => "unavailable",
+            Outcome::Unknown => "unknown",
+            Outcome::Failed => "failed",
+        })
+    }
+}
+
+impl EncodeLabelValue for Refusal {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Refusal::Missing => "missing",
+            Refusal::Failed => "failed",
+            Refusal::TooMany => "too_many",
+            Refusal::Overloaded => "overloaded",
+            Refusal::Forbidden => "forbidden",
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -308,7 +346,7 @@ mod tests {
         for line in [
             "gateway_controller_up 1",
             "gateway_controller_http_requests_total{method=\"GET\",endpoint=\"/rest-apis/{id}\",status_code=\"200\"} 1",
-            "gateway_controller_api_operations_total{operation=\"Create\",status=\"Success\",api_type=\"rest\"} 1",
+            "gateway_controller_api_operations_total{operation=\"create\",status=\"success\",api_type=\"rest\"} 1",
             "gateway_controller_apis{api_type=\"rest\",status=\"undeployed\"} 1",
             "gateway_controller_concurrent_requests 1",
             "ferrogate_controller_revision 9",

@@ -9,7 +9,6 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use ferrogate_model::document;
 use ferrogate_store::Guard;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -25,7 +24,7 @@ use super::gateway::named;
 use super::json::json as answer;
 use super::options::{Params, WriteOptions, WriteQuery, format, read_body};
 use super::rest_apis::status_of;
-use super::write::Subject;
+use super::write::{Subject, parse_many};
 use crate::auth::Principal;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
@@ -95,8 +94,7 @@ async fn apply(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let text = read_body(body, app.settings.max_bundle_bytes).await?;
-    let documents = document::parse_many(&text, format(&headers))
-        .map_err(|error| ApiError::BadRequest(error.to_string()))?;
+    let documents = parse_many(text, format(&headers)).await?;
     let admitted = admit(&app, documents, options.strict).await?;
     if options.dry_run {
         let snapshot = super::read::Reading::of(&app)?.snapshot;

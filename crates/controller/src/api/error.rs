@@ -213,7 +213,7 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable(cause) => {
                 tracing::warn!(%cause, "a request found the store unavailable");
                 ApiError::Unavailable(
-                    "The store is unavailable: nothing was written. Try again later".to_owned(),
+                    "The store is unavailable, and nothing was changed. Try again later".to_owned(),
                 )
             }
             StoreError::OutOfRange { .. } => ApiError::NotFound(error.to_string()),

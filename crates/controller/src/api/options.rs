@@ -16,6 +16,7 @@ use http::request::Parts;
 use http_body_util::LengthLimitError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -27,6 +28,9 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait; a longer one is shortened, for a connection is held open meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// The longest a body may take to arrive; without it, one byte now and then keeps a request alive.
+const BODY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Query parameters. As axum's own, but a refusal has the shape of every other error.
 pub struct Params<T>(pub T);
@@ -138,9 +142,15 @@ impl WriteOptions {
 /// Reads a body up to a limit, as text.
 ///
 /// # Errors
-/// When it is too large, breaks off, or is not UTF-8.
+/// When it is too large, breaks off, takes too long, or is not UTF-8.
 pub async fn read_body(body: Body, limit: usize) -> Result<String, ApiError> {
-    let bytes = to_bytes(body, limit).await.map_err(|error| {
+    read_body_within(body, limit, BODY_DEADLINE).await
+}
+
+async fn read_body_within(body: Body, limit: usize, deadline: Duration) -> Result<String, ApiError> {
+    let arrived = timeout_at(Instant::now() + deadline, to_bytes(body, limit)).await;
+    let arrived = arrived.map_err(|_elapsed| bad("Failed to read request body: it did not arrive in time"))?;
+    let bytes = arrived.map_err(|error| {
         let mut source: Option<&dyn std::error::Error> = Some(&error);
         while let Some(cause) = source {
             if cause.is::<LengthLimitError>() {
@@ -268,6 +278,13 @@ mod tests {
             assert_eq!(format(&headers), expected, "{value}");
         }
         assert_eq!(format(&HeaderMap::new()), Format::Either);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_is_given_up() {
+        let never = Body::from_stream(futures::stream::pending::<Result<&str, std::io::Error>>());
+        let refused = super::read_body_within(never, 1000, std::time::Duration::from_millis(1)).await;
+        assert!(matches!(refused, Err(ApiError::BadRequest(message)) if message.contains("in time")));
     }
 
     #[tokio::test]

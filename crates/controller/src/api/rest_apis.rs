@@ -86,7 +86,7 @@ async fn create(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let text = read_body(body, app.settings.max_document_bytes).await?;
-    let admitted = app.admit_one(parse(&text, format(&headers))?, options.strict).await?;
+    let admitted = app.admit_one(parse(text, format(&headers)).await?, options.strict).await?;
     if options.dry_run {
         super::preview::check(&app, std::slice::from_ref(&admitted), true).await?;
         return preview(&admitted);
@@ -171,7 +171,7 @@ async fn replace(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let text = read_body(body, app.settings.max_document_bytes).await?;
-    let value = parse(&text, format(&headers)).map_err(capitalised)?;
+    let value = parse(text, format(&headers)).await.map_err(capitalised)?;
     let written_name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     if !written_name.is_empty() && written_name != id {
         return Err(ApiError::BadRequest(format!(

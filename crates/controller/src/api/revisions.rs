@@ -215,9 +215,13 @@ impl RollbackRequest {
     /// When it names no revision.
     pub async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<RollbackRequest, ApiError> {
         let text = read_body(body, app.settings.max_document_bytes).await?;
-        let value = parse(&text, format(headers))?;
-        serde_json::from_value(value)
-            .map_err(|error| ApiError::BadRequest(format!("failed to parse rollback request: {error}")))
+        let value = parse(text, format(headers)).await?;
+        serde_json::from_value(value).map_err(|_| {
+            ApiError::BadRequest(
+                "failed to parse rollback request: it must be a map with 'revision', a whole number"
+                    .to_owned(),
+            )
+        })
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use ferrogate_model::document::Format;
-use ferrogate_model::{ResourceName, Revision};
+use ferrogate_model::document::{Format, ParseError};
+use ferrogate_model::{ResourceName, Revision, document};
 use ferrogate_store::Guard;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
@@ -241,12 +241,30 @@ pub fn not_found(name: &ResourceName) -> ApiError {
     ApiError::NotFound(format!("RestAPI with handle '{}' not found", name.handle))
 }
 
-/// Parses a body that holds one document.
+/// Parses a body that holds one document, off the async threads like [`App::admit`].
 ///
 /// # Errors
 /// When it does not.
-pub fn parse(text: &str, format: Format) -> Result<Value, ApiError> {
-    ferrogate_model::document::parse(text, format).map_err(|error| ApiError::BadRequest(error.to_string()))
+pub async fn parse(text: String, format: Format) -> Result<Value, ApiError> {
+    off_thread(move || document::parse(&text, format)).await
+}
+
+/// As [`parse`], of a body with many documents.
+///
+/// # Errors
+/// When it holds none, or what it holds is not of the format.
+pub async fn parse_many(text: String, format: Format) -> Result<Vec<Value>, ApiError> {
+    off_thread(move || document::parse_many(&text, format)).await
+}
+
+async fn off_thread<T: Send + 'static>(
+    parse: impl FnOnce() -> Result<T, ParseError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let parsed = tokio::task::spawn_blocking(parse).await.map_err(|error| ApiError::Internal {
+        message: "Internal server error",
+        cause: format!("parsing failed: {error}"),
+    })?;
+    parsed.map_err(|error| ApiError::BadRequest(error.to_string()))
 }
 
 /// Tells a batch by its id.

@@ -78,7 +78,7 @@ async fn metrics_count_what_happened() {
     let metrics = send(gateway.http.get(format!("http://{address}/metrics"))).await;
     for line in [
         "gateway_controller_http_requests_total{method=\"POST\",endpoint=\"/rest-apis\",status_code=\"201\"} 1",
-        "gateway_controller_api_operations_total{operation=\"Create\",status=\"Success\",api_type=\"rest\"} 1",
+        "gateway_controller_api_operations_total{operation=\"create\",status=\"success\",api_type=\"rest\"} 1",
         "ferrogate_controller_store_available 1",
     ] {
         assert!(metrics.text.contains(line), "{line} is missing in\n{}", metrics.text);

@@ -97,7 +97,7 @@ async fn a_lost_answer_is_resolved_and_never_guessed() {
     store.set(Mode::LoseCommits);
     let refused = gateway.post("/rest-apis", api("gone", "/gone")).await;
     assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, Some("1")));
-    assert!(refused.told().1.contains("nothing was written"), "{refused:?}");
+    assert!(refused.told().1.contains("nothing was changed"), "{refused:?}");
 
     store.set(Mode::LoseAnswersAndHide);
     let key = uuid::Uuid::new_v4().to_string();
