@@ -34,8 +34,9 @@ impl Exit {
             return Self::Usage;
         }
         match error.downcast_ref::<ClientError>() {
-            Some(ClientError::Refused { status, .. }) => match status.as_u16() {
-                404 => Self::NotFound,
+            Some(ClientError::Refused { status, body, .. }) => match status.as_u16() {
+                // Without a body of ours it is some other server, and says nothing of artifacts.
+                404 if body.is_object() => Self::NotFound,
                 409 | 412 => Self::Conflict,
                 _ => Self::Failed,
             },
@@ -56,5 +57,23 @@ impl From<Exit> for ExitCode {
             Exit::NotFound => 5,
             Exit::Different => 6,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::{Value, json};
+
+    use super::{ClientError, Exit};
+
+    #[test]
+    fn only_our_own_not_found_means_that_there_is_no_such_artifact() {
+        let of = |body: Value| {
+            let error = ClientError::Refused { status: StatusCode::NOT_FOUND, message: String::new(), body };
+            Exit::of(&error.into())
+        };
+        assert_eq!(of(json!({"status": "error"})), Exit::NotFound);
+        assert_eq!(of(Value::Null), Exit::Failed);
     }
 }

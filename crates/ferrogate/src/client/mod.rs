@@ -209,6 +209,12 @@ fn message(status: StatusCode, body: &Value, text: &str) -> String {
         None if text.trim().is_empty() || text.len() > 300 => status.to_string(),
         None => format!("{status}: {}", text.trim()),
     };
+    if status == StatusCode::NOT_FOUND && body.is_null() {
+        message.push_str(": is this the address of a management API?");
+    }
+    if status == StatusCode::FORBIDDEN {
+        message.push_str(": the user lacks the role this needs");
+    }
     if status == StatusCode::UNAUTHORIZED {
         message.push_str(": give --username and --password, or set FERROGATE_ADMIN_PASSWORD");
     }

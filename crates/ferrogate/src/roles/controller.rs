@@ -13,7 +13,7 @@ use crate::cli::{Common, ControllerFlags, Exit};
 use crate::output;
 
 /// Variables that files written for the contract's origin use, and the keys they stand for.
-const COMPATIBLE_ENV: [(&str, &str); 12] = [
+const COMPATIBLE_ENV: [(&str, &str); 14] = [
     ("controller.server.gateway_id", "APIP_GW_CONTROLLER_SERVER_GATEWAY_ID"),
     ("controller.storage.type", "APIP_GW_CONTROLLER_STORAGE_TYPE"),
     ("controller.storage.sqlite.path", "APIP_GW_CONTROLLER_STORAGE_SQLITE_PATH"),
@@ -23,7 +23,9 @@ const COMPATIBLE_ENV: [(&str, &str); 12] = [
     ("controller.storage.postgres.user", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_USER"),
     ("controller.storage.postgres.password", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_PASSWORD"),
     ("controller.storage.postgres.sslmode", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_SSLMODE"),
-    ("controller.storage.postgres.dsn", "APIP_GW_CONTROLLER_STORAGE_DATABASE_DSN"),
+    ("controller.storage.database.dsn", "APIP_GW_CONTROLLER_STORAGE_DATABASE_DSN"),
+    ("controller.auth.basic.admin_username", "APIP_GW_CONTROLLER_AUTH_BASIC_ADMIN_USERNAME"),
+    ("controller.auth.basic.admin_password_hash", "APIP_GW_CONTROLLER_AUTH_BASIC_ADMIN_PASSWORD_HASH"),
     ("controller.metrics.port", "APIP_GW_CONTROLLER_METRICS_PORT"),
     ("controller.server.gateway_id", "FERROGATE_GATEWAY_ID"),
 ];

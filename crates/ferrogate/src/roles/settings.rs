@@ -94,9 +94,19 @@ pub fn load<T>(
     };
     let others: Vec<&str> =
         ROLES.iter().chain(&FOREIGN).copied().filter(|one| !role.sections.contains(one)).collect();
+    if let Err(error) = telemetry::check_level(&log.level) {
+        reader.problem(&level_key, error.to_string());
+    }
+    for section in FOREIGN {
+        reader.accept(section);
+    }
     let finished = reader.finish(role.sections, &others);
+    let idle = finished.without_effect.join(", ");
     if role.common.check {
         output::text(&finished.effective.to_string())?;
+        if !idle.is_empty() {
+            eprintln!("note: accepted, without effect: {idle}");
+        }
         for problem in &finished.problems {
             eprintln!("error: {problem}");
         }
@@ -111,6 +121,9 @@ pub fn load<T>(
         };
         ConfigError(vec![problem])
     })?;
+    if !idle.is_empty() {
+        tracing::warn!(keys = idle, "accepted, without effect");
+    }
     for (key, setting) in effective.iter().filter(|(_, setting)| setting.origin != Origin::Default) {
         tracing::info!(key, value = setting.value, origin = %setting.origin, "configured");
     }
