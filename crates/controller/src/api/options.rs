@@ -149,7 +149,8 @@ pub async fn read_body(body: Body, limit: usize) -> Result<String, ApiError> {
 
 async fn read_body_within(body: Body, limit: usize, deadline: Duration) -> Result<String, ApiError> {
     let arrived = timeout_at(Instant::now() + deadline, to_bytes(body, limit)).await;
-    let arrived = arrived.map_err(|_elapsed| bad("Failed to read request body: it did not arrive in time"))?;
+    let arrived =
+        arrived.map_err(|_elapsed| bad("Failed to read request body: it did not arrive in time"))?;
     let bytes = arrived.map_err(|error| {
         let mut source: Option<&dyn std::error::Error> = Some(&error);
         while let Some(cause) = source {
