@@ -23,11 +23,11 @@ use live::{Liveness, Scope, Target};
 /// How often every lease is renewed; a lease outlives several missed renewals.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// After an acknowledgement, how long to wait for others before reporting them together.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(1);
 /// How often the leases are read while somebody waits for other controllers' runtimes.
-const POLL_EVERY: Duration = Duration::from_millis(5);
+const POLL_EVERY: Duration = Duration::from_millis(3);
 /// Leases younger than this are not read again: many waiters cost one reader.
-const VIEW_AGE: Duration = Duration::from_millis(4);
+const VIEW_AGE: Duration = Duration::from_millis(2);
 
 /// The cluster as seen from this controller.
 pub struct Status {
