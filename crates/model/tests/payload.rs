@@ -122,14 +122,16 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         prop::collection::vec(header, 0..3),
         policies(),
         resilience(),
+        prop::option::of(prop::collection::vec(any::<String>(), 0..3)),
     )
-        .prop_map(|(method, path, exact, headers, policies, resilience)| Operation {
+        .prop_map(|(method, path, exact, headers, policies, resilience, upgrades)| Operation {
             method,
             path,
             exact,
             headers,
             policies,
             resilience,
+            upgrades,
         });
     prop::collection::vec(operation, 0..4)
 }

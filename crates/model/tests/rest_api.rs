@@ -277,6 +277,34 @@ fn upstreams() {
 }
 
 #[test]
+fn upgrades() {
+    let with_upgrades = |upgrades: Value| json!({"method": "GET", "path": "/", "upgrades": upgrades});
+    for (name, message) in [
+        ("", "An upgrade must be a protocol's name, such as 'websocket'"),
+        ("a b", "An upgrade must be a protocol's name, such as 'websocket'"),
+        ("a/b/c", "An upgrade must be a protocol's name, such as 'websocket'"),
+        ("a/", "An upgrade must be a protocol's name, such as 'websocket'"),
+        ("H2C", "Switching to 'h2c' would carry requests past the gateway's policies"),
+        ("HTTP/2.0", "Switching to 'http/2.0' would carry requests past the gateway's policies"),
+        ("tls", "Switching to 'tls' would carry requests past the gateway's policies"),
+    ] {
+        let field = "spec.operations[0].upgrades[0]";
+        check_at("/spec/operations/0", with_upgrades(json!([name])), field, message);
+    }
+    for (upgrades, expected) in [
+        (Value::Null, None),
+        (json!([]), Some(vec![])),
+        (
+            json!(["WebSocket", "websocket", "chat/2"]),
+            Some(vec!["websocket".to_owned(), "chat/2".to_owned()]),
+        ),
+    ] {
+        let document = with("/spec/operations/0", with_upgrades(upgrades));
+        assert_eq!(api(&document).operations[0].upgrades, expected);
+    }
+}
+
+#[test]
 fn upstream_definitions() {
     let target = json!([{"url": "http://a:1"}]);
     let check_definition = |definition: Value, field: &str, message: &str| {

@@ -32,6 +32,8 @@ pub enum Reason {
     EscapedSlash,
     /// An escaped slash in the path, and the configuration redirects to the plain form.
     EscapedSlashRedirect,
+    /// HTTP/2 asked to switch to a protocol that the route does not allow.
+    UpgradeRefused,
     /// A policy needs the whole request body and it exceeds the buffer limit.
     RequestBodyTooLarge,
     /// The client stopped sending its body.
@@ -66,7 +68,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Reason::RouteNotFound,
         Reason::NotReady,
         Reason::RoutePoisoned,
@@ -74,6 +76,7 @@ impl Reason {
         Reason::BadRequest,
         Reason::EscapedSlash,
         Reason::EscapedSlashRedirect,
+        Reason::UpgradeRefused,
         Reason::RequestBodyTooLarge,
         Reason::RequestTimeout,
         Reason::RequestBodyBroken,
@@ -119,6 +122,7 @@ impl Reason {
             Reason::EscapedSlashRedirect => {
                 ("escaped_slash_redirect", StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect")
             }
+            Reason::UpgradeRefused => ("upgrade_refused", StatusCode::NOT_IMPLEMENTED, "Not Implemented"),
             Reason::RequestBodyTooLarge => {
                 ("request_body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
             }
@@ -167,6 +171,7 @@ impl Reason {
             | Reason::BadRequest
             | Reason::EscapedSlash
             | Reason::EscapedSlashRedirect
+            | Reason::UpgradeRefused
             | Reason::RequestBodyTooLarge
             | Reason::RequestTimeout
             | Reason::RequestBodyBroken

@@ -27,5 +27,6 @@ pub mod request;
 pub mod response;
 pub mod run;
 pub mod tls;
+pub mod upgrade;
 pub mod upstream;
 pub mod worker;

@@ -59,6 +59,10 @@ pub struct WorkerMetrics {
     pub cut_off: Count,
     /// TLS handshakes with clients that failed.
     pub tls_failures: Count,
+    /// Connections that switched to another protocol.
+    pub tunnels_opened: Count,
+    /// Those of them that have ended.
+    pub tunnels_closed: Count,
 }
 
 /// Every worker's counts, and what else a scrape shows.
@@ -154,6 +158,11 @@ impl RuntimeMetrics {
             self.sum(|w| w.tls_failures.get()),
         )?;
         plain(
+            "ferrogate_runtime_tunnels",
+            "Connections that switched to another protocol",
+            self.sum(|w| w.tunnels_opened.get()),
+        )?;
+        plain(
             "ferrogate_runtime_upstream_connections",
             "Connections opened to upstreams",
             self.sum(|w| w.upstream_opened.get()),
@@ -243,7 +252,14 @@ impl Collector for RuntimeMetrics {
             self.sum(|w| w.connections_opened.get()).saturating_sub(self.sum(|w| w.connections_closed.get()));
         let in_flight =
             self.sum(|w| w.requests_started.get()).saturating_sub(self.sum(|w| w.requests_ended.get()));
+        let tunnels =
+            self.sum(|w| w.tunnels_opened.get()).saturating_sub(self.sum(|w| w.tunnels_closed.get()));
         let own = [
+            Gauge {
+                name: "ferrogate_runtime_tunnels_open",
+                help: "Open connections that switched to another protocol",
+                value: tunnels as f64,
+            },
             Gauge {
                 name: "ferrogate_runtime_connections_open",
                 help: "Open client connections",

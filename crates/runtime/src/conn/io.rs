@@ -4,11 +4,12 @@
 //! connection by an error that hyper passes on. One coarse timer per connection is kept and
 //! re-armed only when it fires, so that a busy connection pays nothing per request.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +18,14 @@ use tokio::time::{Instant, Sleep};
 
 /// The first bytes of HTTP/2 by prior knowledge; no HTTP/1 method begins so.
 const H2_PREFACE: &[u8] = b"PRI";
+
+/// No head has begun.
+const NONE: u64 = u64::MAX;
+
+/// What is known of the protocol: nothing yet, or which it is.
+const UNKNOWN: u8 = 0;
+const HTTP1: u8 = 1;
+const HTTP2: u8 = 2;
 
 /// The deadlines of a client connection.
 #[derive(Clone, Copy, Debug)]
@@ -29,21 +38,25 @@ pub struct Deadlines {
     pub write_stall: Duration,
 }
 
-/// What the socket and the request walk tell each other.
+/// What the socket and the request walk tell each other. One thread reads and writes it, with
+/// plain loads and stores; these are atomics because a socket that becomes a tunnel is handed
+/// on by hyper as something that could change threads.
 pub struct Activity {
-    in_flight: Cell<u32>,
-    last: Cell<Instant>,
-    head_began: Cell<Option<Instant>>,
-    h2: Cell<Option<bool>>,
+    born: Instant,
+    in_flight: AtomicU32,
+    /// Microseconds since it was born, as is the next.
+    last: AtomicU64,
+    head_began: AtomicU64,
+    protocol: AtomicU8,
 }
 
 /// Marks a request as in flight on its connection.
-pub struct InFlight(Rc<Activity>);
+pub struct InFlight(Arc<Activity>);
 
 /// The socket.
 pub struct TimedIo<S> {
     inner: S,
-    activity: Rc<Activity>,
+    activity: Arc<Activity>,
     deadlines: Deadlines,
     read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
@@ -52,63 +65,74 @@ pub struct TimedIo<S> {
 impl Activity {
     /// `h2` when ALPN settled the protocol already.
     #[must_use]
-    pub fn new(h2: Option<bool>) -> Rc<Activity> {
-        Rc::new(Activity {
-            in_flight: Cell::new(0),
-            last: Cell::new(Instant::now()),
-            head_began: Cell::new(None),
-            h2: Cell::new(h2),
+    pub fn new(h2: Option<bool>) -> Arc<Activity> {
+        let protocol = h2.map_or(UNKNOWN, |h2| if h2 { HTTP2 } else { HTTP1 });
+        Arc::new(Activity {
+            born: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            last: AtomicU64::new(0),
+            head_began: AtomicU64::new(NONE),
+            protocol: AtomicU8::new(protocol),
         })
     }
 
     /// A request's head is complete.
     #[must_use]
-    pub fn enter(self: &Rc<Activity>) -> InFlight {
-        self.head_began.set(None);
-        self.in_flight.set(self.in_flight.get().saturating_add(1));
+    pub fn enter(self: &Arc<Activity>) -> InFlight {
+        self.head_began.store(NONE, Relaxed);
+        self.in_flight.store(self.in_flight.load(Relaxed).saturating_add(1), Relaxed);
         InFlight(self.clone())
     }
 
     /// Whether the connection speaks HTTP/2, as far as is known.
     #[must_use]
     pub fn is_h2(&self) -> bool {
-        self.h2.get() == Some(true)
+        self.protocol.load(Relaxed) == HTTP2
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_micros()).unwrap_or(NONE - 1)
     }
 
     fn received(&self, bytes: &[u8]) {
-        self.last.set(Instant::now());
-        if self.h2.get().is_none() {
-            self.h2.set(Some(bytes.starts_with(H2_PREFACE)));
+        let now = self.now();
+        self.last.store(now, Relaxed);
+        if self.protocol.load(Relaxed) == UNKNOWN {
+            self.protocol.store(if bytes.starts_with(H2_PREFACE) { HTTP2 } else { HTTP1 }, Relaxed);
         }
         // HTTP/2 frames arrive without a request of their own; its heads are bounded in
         // size, and an idle connection ends by the idle deadline.
-        if self.h2.get() == Some(false) && self.in_flight.get() == 0 && self.head_began.get().is_none() {
-            self.head_began.set(Some(self.last.get()));
+        let begins = self.protocol.load(Relaxed) == HTTP1
+            && self.in_flight.load(Relaxed) == 0
+            && self.head_began.load(Relaxed) == NONE;
+        if begins {
+            self.head_began.store(now, Relaxed);
         }
     }
 
     /// When the connection is overdue for reading, if anything can make it so.
     fn read_deadline(&self, deadlines: &Deadlines) -> Option<Instant> {
-        if self.in_flight.get() > 0 {
+        if self.in_flight.load(Relaxed) > 0 {
             return None;
         }
-        match self.head_began.get() {
-            Some(began) => began.checked_add(deadlines.head),
-            None => self.last.get().checked_add(deadlines.idle),
-        }
+        let (since, limit) = match self.head_began.load(Relaxed) {
+            NONE => (self.last.load(Relaxed), deadlines.idle),
+            began => (began, deadlines.head),
+        };
+        self.born.checked_add(Duration::from_micros(since)).and_then(|since| since.checked_add(limit))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.last.set(Instant::now());
-        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+        self.0.last.store(self.0.now(), Relaxed);
+        self.0.in_flight.store(self.0.in_flight.load(Relaxed).saturating_sub(1), Relaxed);
     }
 }
 
 impl<S> TimedIo<S> {
     /// Watches over `inner`.
-    pub fn new(inner: S, activity: Rc<Activity>, deadlines: Deadlines) -> TimedIo<S> {
+    pub fn new(inner: S, activity: Arc<Activity>, deadlines: Deadlines) -> TimedIo<S> {
         TimedIo { inner, activity, deadlines, read_timer: None, write_timer: None }
     }
 

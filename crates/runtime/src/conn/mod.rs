@@ -39,7 +39,9 @@ pub struct Peer {
     /// It speaks TLS with us.
     pub https: bool,
     /// What the socket watches.
-    pub activity: Rc<Activity>,
+    pub activity: Arc<Activity>,
+    /// Held here because a connection that became a tunnel outlives its HTTP.
+    _open: Open,
 }
 
 /// Counts a connection as open while it lives.
@@ -85,13 +87,13 @@ pub async fn serve(
         tracing::debug!(%error, "TCP_NODELAY was not accepted");
     }
     match tls {
-        None => speak(worker, stream, peer.ip(), None).await,
+        None => speak(worker, stream, peer.ip(), None, open).await,
         Some(acceptor) => {
             let limit = worker.shared.config.limits.tls_handshake_timeout;
             match tokio::time::timeout(limit, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
-                    speak(worker, stream, peer.ip(), Some(h2)).await;
+                    speak(worker, stream, peer.ip(), Some(h2), open).await;
                 }
                 Ok(Err(error)) => {
                     worker.metrics.tls_failures.one();
@@ -101,17 +103,16 @@ pub async fn serve(
             }
         }
     }
-    drop(open);
 }
 
 /// `h2` is what ALPN settled; without TLS the first bytes decide.
-async fn speak<S>(worker: Rc<Worker>, stream: S, address: IpAddr, h2: Option<bool>)
+async fn speak<S>(worker: Rc<Worker>, stream: S, address: IpAddr, h2: Option<bool>, open: Open)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &worker.shared.config.limits;
     let activity = Activity::new(h2);
-    let peer = Rc::new(Peer { address, https: h2.is_some(), activity: activity.clone() });
+    let peer = Rc::new(Peer { address, https: h2.is_some(), activity: activity.clone(), _open: open });
     let deadlines = Deadlines {
         head: limits.head_timeout,
         idle: limits.idle_timeout,
@@ -127,6 +128,7 @@ where
         .header_read_timeout(None);
     builder
         .http2()
+        .enable_connect_protocol()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_h2_streams)
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
@@ -136,7 +138,7 @@ where
         let (worker, peer) = (worker.clone(), peer.clone());
         async move { Ok::<_, Infallible>(request::serve(worker, peer, request).await) }
     });
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     let result = tokio::select! {
         biased;
         // Polled in place, not dropped, when the drain begins.

@@ -19,7 +19,7 @@ use ferrogate_model::route::{Route, expand};
 use ferrogate_model::{Digest, Resource, ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
 
-use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts};
+use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 use crate::state::{HeldArtifact, Refused};
 
 /// The deepest path a route may have. Looking a path up takes one step of the stack for
@@ -156,6 +156,7 @@ impl Compiler {
                 connect: slot.target.connect_timeout,
             },
             target: Arc::clone(&slot.target),
+            upgrades: Upgrades::of(operation),
             name,
         })
     }

@@ -16,16 +16,18 @@ use std::sync::Arc;
 use ferrogate_model::Position;
 use ferrogate_policy::{BodyNeed, Chain};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
 
 use crate::access_log::Record;
 use crate::conn::Peer;
 use crate::error::{Failure, Reason};
 use crate::head::RequestParts;
 use crate::response::Draft;
-use crate::response::body::ResponseBody;
+use crate::response::body::{ResponseBody, Source};
 use crate::router::CompiledRoute;
+use crate::upgrade::tunnel::{self, Held};
+use crate::upgrade::{self, Offer, Switch};
 use crate::worker::Worker;
 
 /// A request that found its route.
@@ -35,18 +37,21 @@ struct Routed {
     head: RequestParts,
     /// Path and query as the client sent them.
     original_path: HeaderValue,
+    /// The protocol to switch to, when client and route agree on one.
+    switch: Option<Switch>,
 }
 
 /// Serves one request.
 pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ResponseBody> {
     let in_flight = peer.activity.enter();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let offer = upgrade::offered(&mut parts, body.is_end_stream());
     let now = worker.shared.clock.now_micros();
     let mut record = Box::new(Record::begin(worker.log.clone(), now, &parts));
 
     let draft = match inbound::health(parts.uri.path()) {
         Some(health) => Draft::of_health(health, worker.shared.readiness.is_ready()),
-        None => match find(&worker, &peer, parts, &mut record) {
+        None => match find(&worker, &peer, parts, offer, &mut record) {
             Ok(routed) if routed.streams() => {
                 return streamed::serve(worker, peer, routed, body, record, in_flight).await;
             }
@@ -58,12 +63,27 @@ pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming
         },
     };
     let mut response = draft.finish(&worker, &mut record, |source| source);
-    let source = std::mem::replace(response.body_mut(), crate::response::body::Source::Whole(None));
-    response.map(|_| ResponseBody::new(source, Some(record), in_flight))
+    let source = std::mem::replace(response.body_mut(), Source::Whole(None));
+    match source {
+        Source::Switched(switched) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            switched.tell(&mut response);
+            record.status = Some(response.status());
+            let idle = record.route.as_ref().and_then(|route| route.timeouts.idle);
+            tunnel::start(&worker, *switched, idle, Held { record, in_flight, peer });
+            response.map(|_| ResponseBody::none())
+        }
+        source => response.map(|_| ResponseBody::new(source, Some(record), in_flight)),
+    }
 }
 
 /// From the request's head to its route: checks, normalisation, one look into one snapshot.
-fn find(worker: &Worker, peer: &Peer, mut parts: Parts, record: &mut Record) -> Result<Routed, Failure> {
+fn find(
+    worker: &Worker,
+    peer: &Peer,
+    mut parts: Parts,
+    offer: Option<Offer>,
+    record: &mut Record,
+) -> Result<Routed, Failure> {
     let original = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let original_path = HeaderValue::try_from(original)
         .map_err(|_| Failure::with(Reason::BadRequest, "the path has characters that must be escaped"))?;
@@ -88,8 +108,12 @@ fn find(worker: &Worker, peer: &Peer, mut parts: Parts, record: &mut Record) -> 
         Ok(chain) => chain.clone(),
         Err(poison) => return Err(Failure::with(Reason::RoutePoisoned, poison)),
     };
+    let switch = match offer {
+        Some(offer) => offer.settle(&route, &chain)?,
+        None => None,
+    };
     let head = RequestParts::new(parts.headers, parts.method, target.text, target.authority, peer.https);
-    Ok(Routed { route, chain, head, original_path })
+    Ok(Routed { route, chain, head, original_path, switch })
 }
 
 impl Routed {

@@ -102,7 +102,8 @@ async fn run(
     mut record: Box<Record>,
     out: Out,
 ) {
-    let Routed { route, chain, head, original_path } = routed;
+    // Nothing is switched where policies see bodies.
+    let Routed { route, chain, head, original_path, switch: _ } = routed;
     let request_id = record.request_id.clone();
     let walk = Walk::new(&worker, &route, &chain, &original_path, &record);
     let live = walk.live(head, &request_id, peer.address);
@@ -183,7 +184,7 @@ async fn draft<'a>(
         body::whole(bytes)
     };
     let outgoing = walk.outgoing(&mut live.borrow_mut(), body, record);
-    let mut draft = pump.beside(walk.reply(outgoing, record)).await?;
+    let mut draft = pump.beside(walk.reply(outgoing, None, record)).await?;
     if let Some(answer) = walk.tell(&mut live.borrow_mut(), &mut draft.head, record)? {
         return Ok(Onward::Over(answer));
     }
@@ -193,7 +194,7 @@ async fn draft<'a>(
     }
     let length = match &draft.source {
         Source::Upstream(body) => body.size().exact(),
-        Source::Whole(_) | Source::Walk(_) => Some(0),
+        Source::Whole(_) | Source::Walk(_) | Source::Switched(_) => Some(0),
     };
     let stream_response =
         need == BodyNeed::Streamed && draft.may_have_body(method) && outbound::is_stream(&draft.head, length);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ferrogate_policy::chain::PolicyFailure;
 use ferrogate_policy::{BodyNeed, Chain, ChainRun, Exchange, Verdict};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::{Routed, body, outbound};
@@ -24,6 +24,7 @@ use crate::hop;
 use crate::response::body::{Source, UpstreamBody};
 use crate::response::{self, Draft};
 use crate::router::{CompiledRoute, Endpoint, Target};
+use crate::upgrade::Switch;
 use crate::upstream::body::OutgoingBody;
 use crate::worker::Worker;
 
@@ -70,7 +71,7 @@ pub async fn whole(
     incoming: Incoming,
     record: &mut Record,
 ) -> Result<Draft, Failure> {
-    let Routed { route, chain, head, original_path } = routed;
+    let Routed { route, chain, head, original_path, switch } = routed;
     let walk = Walk::new(worker, &route, &chain, &original_path, record);
     let request_id = record.request_id.clone();
     let mut live = walk.live(head, &request_id, peer.address);
@@ -90,7 +91,7 @@ pub async fn whole(
         }
     };
     let outgoing = walk.outgoing(&mut live, body, record);
-    let mut draft = walk.reply(outgoing, record).await?;
+    let mut draft = walk.reply(outgoing, switch, record).await?;
     if let Some(answer) = walk.tell(&mut live, &mut draft.head, record)? {
         return Ok(answer);
     }
@@ -182,10 +183,11 @@ impl<'a> Walk<'a> {
     pub async fn reply(
         &self,
         outgoing: Result<Outgoing<'a>, Failure>,
+        switch: Option<Switch>,
         record: &mut Record,
     ) -> Result<Draft, Failure> {
         let sent = match outgoing {
-            Ok(outgoing) => self.send(outgoing, record).await,
+            Ok(outgoing) => self.send(outgoing, switch, record).await,
             Err(failure) => Err(failure),
         };
         match sent {
@@ -195,8 +197,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    async fn send(&self, outgoing: Outgoing<'a>, record: &mut Record) -> Result<Draft, Failure> {
-        let Outgoing { request, endpoint, target } = outgoing;
+    async fn send(
+        &self,
+        outgoing: Outgoing<'a>,
+        mut switch: Option<Switch>,
+        record: &mut Record,
+    ) -> Result<Draft, Failure> {
+        let Outgoing { mut request, endpoint, target } = outgoing;
+        if let Some(switch) = &mut switch {
+            switch.ask(request.headers_mut());
+        }
         let asked = Instant::now();
         let reply = self
             .worker
@@ -206,9 +216,16 @@ impl<'a> Walk<'a> {
         let took = asked.elapsed();
         record.upstream_time = Some(took);
         record.traffic.moved();
-        let (parts, incoming) = reply.response.into_parts();
+        let mut response = reply.response;
+        let switched = match switch {
+            Some(switch) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Some(switch.agreed(&mut response)?)
+            }
+            Some(_) | None => None,
+        };
+        let (parts, incoming) = response.into_parts();
         // hyper has read any other interim answer over; nobody asked for another protocol.
-        if parts.status.is_informational() {
+        if switched.is_none() && parts.status.is_informational() {
             return Err(Failure::with(Reason::UpstreamProtocol, format!("unasked-for {}", parts.status)));
         }
         let mut headers = parts.headers;
@@ -218,8 +235,11 @@ impl<'a> Walk<'a> {
         }
         hop::strip(&mut headers);
         response::note_service_time(&mut headers, took);
-        let body = UpstreamBody::new(incoming, reply.lease, self.deadlines);
-        Ok(Draft { head: ResponseParts { status: parts.status, headers }, source: Source::Upstream(body) })
+        let source = match switched {
+            Some(switched) => Source::Switched(Box::new(switched)),
+            None => Source::Upstream(UpstreamBody::new(incoming, reply.lease, self.deadlines)),
+        };
+        Ok(Draft { head: ResponseParts { status: parts.status, headers }, source })
     }
 
     /// The response header hooks.
@@ -252,7 +272,7 @@ impl<'a> Walk<'a> {
             Source::Upstream(body) => {
                 response::gather(body, record, self.worker.shared.config.limits.body_buffer_bytes).await
             }
-            Source::Walk(_) => Ok(Bytes::new()),
+            Source::Walk(_) | Source::Switched(_) => Ok(Bytes::new()),
         }
     }
 

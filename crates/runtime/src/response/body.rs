@@ -16,6 +16,7 @@ use crate::access_log::Record;
 use crate::conn::io::InFlight;
 use crate::deadline::{BodyTimer, Deadlines};
 use crate::error::Reason;
+use crate::upgrade::Switched;
 use crate::upstream::body::BodyError;
 use crate::upstream::pool::Lease;
 
@@ -35,6 +36,8 @@ pub enum Source {
     Upstream(UpstreamBody),
     /// A request walk that goes on beside its response, because policies see every chunk.
     Walk(WalkBody),
+    /// Nothing: the connection switches to another protocol.
+    Switched(Box<Switched>),
 }
 
 /// The upstream's body, and the connection it comes on.
@@ -61,6 +64,7 @@ impl Source {
             Source::Whole(bytes) => Some(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Source::Upstream(body) => body.size().exact(),
             Source::Walk(_) => None,
+            Source::Switched(_) => Some(0),
         }
     }
 }
@@ -139,6 +143,12 @@ impl ResponseBody {
         body
     }
 
+    /// The body of a response that has none and whose request goes on elsewhere.
+    #[must_use]
+    pub fn none() -> ResponseBody {
+        ResponseBody { source: Source::Whole(None), record: None, _in_flight: None }
+    }
+
     /// The last byte was handed to the connection.
     fn end(&mut self) {
         if let Some(record) = &mut self.record {
@@ -165,6 +175,8 @@ impl Body for ResponseBody {
             // An upstream's body always comes with its record; without it there is nothing to say.
             (Source::Upstream(_), None) => None,
             (Source::Walk(body), _) => ready!(body.poll_next(cx)),
+            // Reached only when a policy made another answer of the switch.
+            (Source::Switched(_), _) => None,
         };
         if let (Some(Ok(frame)), Some(record)) = (&frame, &this.record) {
             let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -185,6 +197,7 @@ impl Body for ResponseBody {
             Source::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Source::Upstream(body) => body.is_end(),
             Source::Walk(_) => false,
+            Source::Switched(_) => true,
         }
     }
 
@@ -193,6 +206,7 @@ impl Body for ResponseBody {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Source::Upstream(body) => body.size(),
             Source::Walk(_) => SizeHint::default(),
+            Source::Switched(_) => SizeHint::with_exact(0),
         }
     }
 }

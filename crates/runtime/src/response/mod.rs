@@ -158,7 +158,7 @@ impl Draft {
             }
             // A policy made another method of HEAD, and the upstream sends what nobody may get.
             Source::Upstream(body) if !body.is_end() => self.source = Source::Whole(None),
-            Source::Upstream(_) | Source::Whole(None) | Source::Walk(_) => {}
+            Source::Upstream(_) | Source::Whole(None) | Source::Walk(_) | Source::Switched(_) => {}
         }
     }
 }

@@ -20,7 +20,7 @@ use imbl::shared_ptr::DefaultSharedPtr;
 
 pub use entry::{Entry, HeaderLookup, HeaderRule};
 pub use path::{EscapedSlashes, Normalised, normalise, normalise_with};
-pub use route::{CompiledRoute, Endpoint, Poison, PoisonReason, Rewrite, Target, Timeouts};
+pub use route::{CompiledRoute, Endpoint, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 
 /// A persistent map by text. Clients choose what is looked up but never what is stored,
 /// so that no client can make its hashes collide.

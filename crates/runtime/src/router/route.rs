@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_model::kinds::rest_api::{HostRewrite, Scheme};
+use ferrogate_model::kinds::rest_api::{HostRewrite, Method, Operation, Scheme};
 use ferrogate_model::{ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain};
 
@@ -39,6 +39,17 @@ pub struct CompiledRoute {
     pub host_rewrite: HostRewrite,
     /// The route's own limits in time.
     pub timeouts: Timeouts,
+    /// The protocols a client may switch to.
+    pub upgrades: Upgrades,
+}
+
+/// The protocols a client may switch its connection to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upgrades {
+    /// What GET allows unless its author says otherwise; it costs a route nothing.
+    WebSocket,
+    /// These, lower case; none when empty.
+    Listed(Box<[String]>),
 }
 
 /// A set of endpoints that can serve the same requests.
@@ -146,6 +157,28 @@ impl Rewrite {
             upstream.push_str(query);
         }
         upstream
+    }
+}
+
+impl Upgrades {
+    /// What the author says, and where nothing is said WebSocket on GET, the only method it
+    /// begins with (RFC 6455, 4.1).
+    #[must_use]
+    pub fn of(operation: &Operation) -> Upgrades {
+        match &operation.upgrades {
+            None if operation.method == Method::Get => Upgrades::WebSocket,
+            None => Upgrades::Listed(Box::default()),
+            Some(listed) => Upgrades::Listed(listed.as_slice().into()),
+        }
+    }
+
+    /// Whether a client may switch to this protocol.
+    #[must_use]
+    pub fn allow(&self, protocol: &str) -> bool {
+        match self {
+            Upgrades::WebSocket => protocol.eq_ignore_ascii_case("websocket"),
+            Upgrades::Listed(listed) => listed.iter().any(|one| protocol.eq_ignore_ascii_case(one)),
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Connector {
 
     async fn speak<S>(&self, stream: S) -> Result<SendRequest<OutgoingBody>, Failure>
     where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
@@ -88,7 +88,7 @@ impl Connector {
             .await
             .map_err(|error| Failure::with(Reason::UpstreamConnectFailed, error))?;
         self.tasks.spawn_local("upstream connection", async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });

@@ -8,4 +8,5 @@ mod observed;
 mod policies;
 mod support;
 mod tls;
+mod upgrades;
 mod walk;

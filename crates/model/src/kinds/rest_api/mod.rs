@@ -9,6 +9,7 @@ mod hosts;
 mod operations;
 mod parse;
 mod policies;
+mod upgrades;
 mod upstreams;
 mod url;
 
@@ -21,6 +22,7 @@ pub use headers::{MAX_REGEX_BYTES, header_regex};
 pub use operations::{MAX_HEADER_MATCHES, MAX_OPERATIONS, MAX_ROUTES};
 pub use parse::{MAX_MAP_ENTRIES, MAX_PLANS, Parsed};
 pub use policies::MAX_POLICIES;
+pub use upgrades::MAX_UPGRADES;
 pub use upstreams::{MAX_TARGETS, MAX_UPSTREAM_DEFINITIONS};
 
 use crate::Handle;
@@ -216,6 +218,9 @@ pub struct Operation {
     /// Overrides the API's per field.
     #[serde(default, skip_serializing_if = "Resilience::is_unset")]
     pub resilience: Resilience,
+    /// The protocols a client may switch to, lower case; `None` leaves it to the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrades: Option<Vec<String>>,
 }
 
 /// The methods an operation can serve.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::parse::resilience;
-use super::{HeaderMatch, Method, Operation, Resilience, headers};
+use super::{HeaderMatch, Method, Operation, Resilience, headers, upgrades};
 use crate::fields::{Fields, Findings};
 use crate::route::{PathPattern, full_path};
 
@@ -62,7 +62,7 @@ fn operation(
     seen: &mut Seen,
     found: &mut Findings,
 ) -> Operation {
-    fields.only(&["method", "path", "match", "policies", "resilience"], found);
+    fields.only(&["method", "path", "match", "policies", "resilience", "upgrades"], found);
     let conditional = fields.has("match");
     let matcher = fields.fields("match", found);
     matcher.only(&["method", "path", "headers"], found);
@@ -104,6 +104,7 @@ fn operation(
         headers,
         policies: Vec::new(),
         resilience: if fields.has("resilience") { resilience(fields, found) } else { Resilience::default() },
+        upgrades: upgrades::read(fields, found),
     }
 }
 
