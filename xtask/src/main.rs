@@ -3,6 +3,7 @@
 //! proves the project and is what continuous integration runs, so that a green run
 //! means the same thing on every machine.
 
+mod bench;
 mod measure;
 mod postgres;
 mod stage;
@@ -34,6 +35,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure cost per request beside nginx, HAProxy and Envoy; writes docs/performance.md
+    Bench {
+        /// Passed on to the comparison: --rounds N, --seconds S, --only SCENARIO
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure the figures of docs/reliability.md on the release build and print them as a table
     Measure {
         /// A tenth of everything, for a quick look
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
             test::build(&root)?;
             test::demo(&root, &arguments)
         }
+        Task::Bench { arguments } => bench::run(&root, &arguments),
         Task::Measure { quick } => measure::run(&root, quick),
     });
     match done {

@@ -18,16 +18,22 @@ pub fn ensure() -> anyhow::Result<()> {
         eprintln!("    PostgreSQL {version} in {}", dir.display());
         return Ok(());
     }
-    let root = rustix::process::geteuid().is_root();
-    if !root || !crate::stage::answers("apt-get", &["--version"]) {
-        bail!("PostgreSQL {OLDEST} or newer is needed: install it with `sudo apt-get install postgresql`");
-    }
-    eprintln!("    PostgreSQL is missing; installing it with apt-get");
-    apt(&["update", "-qq"])?;
-    apt(&["install", "-y", "-qq", "--no-install-recommends", "postgresql"])?;
+    install(&["postgresql"]).with_context(|| format!("PostgreSQL {OLDEST} or newer is needed"))?;
     let (dir, version) = find().context("apt-get installed no PostgreSQL that is new enough")?;
     eprintln!("    PostgreSQL {version} in {}", dir.display());
     Ok(())
+}
+
+/// Installs Debian packages when root may, or says how to.
+pub fn install(packages: &[&str]) -> anyhow::Result<()> {
+    let root = rustix::process::geteuid().is_root();
+    if !root || !crate::stage::answers("apt-get", &["--version"]) {
+        bail!("something is missing: install it with `sudo apt-get install {}`", packages.join(" "));
+    }
+    eprintln!("    installing {} with apt-get", packages.join(" "));
+    apt(&["update", "-qq"])?;
+    let arguments = [&["install", "-y", "-qq", "--no-install-recommends"], packages].concat();
+    apt(&arguments)
 }
 
 fn apt(arguments: &[&str]) -> anyhow::Result<()> {

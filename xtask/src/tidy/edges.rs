@@ -19,15 +19,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ferrogate-runtime", &["base", "model", "policy", "xds"]),
     ("ferrogate", &["base", "model", "policy", "policies", "store", "xds", "controller", "runtime"]),
     ("ferrogate-testkit", &["base", "model", "policy", "policies", "store", "xds", "controller", "runtime"]),
+    // Sees the gateway as its users do: over sockets.
+    ("ferrogate-bench", &[]),
     ("xtask", &[]),
 ];
 
 /// Libraries that belong to one concern, and the crates that are that concern. The binary
-/// serves with hyper in its sample backend.
+/// serves with hyper in its sample backend; the comparison speaks gRPC to another gateway.
 const OWNED: &[(&str, &[&str])] = &[
     ("sqlx", &["ferrogate-store"]),
-    ("tonic", &["ferrogate-xds"]),
-    ("prost", &["ferrogate-xds"]),
+    ("tonic", &["ferrogate-xds", "ferrogate-bench"]),
+    ("prost", &["ferrogate-xds", "ferrogate-bench"]),
     ("axum", &["ferrogate-controller"]),
     ("hyper", &["ferrogate-runtime", "ferrogate"]),
 ];

