@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ResourceName, Revision};
 
 /// One artifact on its way to, or held by, a runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Resource {
     /// Which artifact.
     pub name: ResourceName,
@@ -20,7 +20,7 @@ pub struct Resource {
 }
 
 /// One resource a runtime refused: its last good version, if any, keeps serving.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reject {
     /// `<kind>/<handle>`.

@@ -3,24 +3,36 @@
 //! lose the tail of the line and a restore can take it back; the numbers are then
 //! handed out a second time for other changes. Three signs give it away: another
 //! lineage, a head below what was seen, another batch under a revision that was seen.
-//! Both drivers judge every gateway row they read with [`History::judge`], and begin
-//! a new epoch when it says so, before anything else is read or written.
+//! Both drivers [`judge`] every gateway row they read and begin a new epoch when told
+//! so, before anything else is read or written. No IO here: the protocol's model
+//! (`crates/proof`) and its simulated store decide with the same functions.
 
 use std::sync::{Mutex, PoisonError};
 
 use ferrogate_model::{Epoch, Position, Revision};
 use uuid::Uuid;
 
-use crate::StoreError;
 use crate::rows::{self, GatewayRow};
+use crate::{Head, StoreError};
 
 /// The newest change this process knows of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Seen {
     /// Where it is in the line.
-    pub(crate) position: Position,
+    pub position: Position,
     /// The batch it belongs to; `None` when only its position is known.
-    pub(crate) batch: Option<Uuid>,
+    pub batch: Option<Uuid>,
+}
+
+/// What a read tells of the history, whichever database it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// Where the line stands.
+    pub head: Head,
+    /// Whether the database has the lineage that the epoch was given for.
+    pub same_lineage: bool,
+    /// The batch of the revision that was seen last, as the database has it now.
+    pub witness: Option<Uuid>,
 }
 
 /// What one process knows of its gateway's history; shared by every call of a store.
@@ -31,7 +43,7 @@ pub(crate) struct History {
 
 /// What a gateway row says of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// It is the one we know, or one that somebody has already given a new epoch.
     Same,
     /// It is another one: the new epoch must be at least this.
@@ -39,6 +51,13 @@ pub(crate) enum Verdict {
 }
 
 impl Seen {
+    /// Remembers a change, if it is newer than the one remembered or says more of it.
+    pub fn remember(&mut self, position: Position, batch: Option<Uuid>) {
+        if position > self.position || (position == self.position && self.batch.is_none()) {
+            *self = Seen { position, batch };
+        }
+    }
+
     /// The revision to ask the database's batch of, as the database counts.
     pub(crate) fn witness(&self) -> i64 {
         rows::signed(self.position.revision)
@@ -52,12 +71,9 @@ impl History {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a change, if it is newer than the one remembered or says more of it.
+    /// As [`Seen::remember`].
     pub(crate) fn remember(&self, position: Position, batch: Option<Uuid>) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if position > seen.position || (position == seen.position && seen.batch.is_none()) {
-            *seen = Seen { position, batch };
-        }
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remember(position, batch);
     }
 
     /// Remembers the head a row tells of.
@@ -73,26 +89,31 @@ impl History {
     }
 }
 
-/// Compares a row with what was seen before it was read.
-pub(crate) fn judge(seen: &Seen, row: &GatewayRow) -> Result<Verdict, StoreError> {
-    let head = row.head()?;
+/// Compares what a read tells with what was seen before it.
+#[must_use]
+pub fn judge(seen: &Seen, sight: &Sight) -> Verdict {
+    let head = sight.head;
     let next = Verdict::Changed(Epoch(head.position.epoch.0.max(seen.position.epoch.0).saturating_add(1)));
-    if row.lineage != row.lineage_now || head.position < seen.position {
-        return Ok(next);
+    if !sight.same_lineage || head.position < seen.position {
+        return next;
     }
     let readable = head.position.epoch == seen.position.epoch && seen.position.revision > head.floor;
-    if let (true, Some(batch)) = (readable, seen.batch) {
-        let stored = row.witness.as_deref().map(rows::uuid).transpose()?;
-        if stored != Some(batch) {
-            return Ok(next);
-        }
+    if readable && seen.batch.is_some() && sight.witness != seen.batch {
+        return next;
     }
-    Ok(Verdict::Same)
+    Verdict::Same
+}
+
+/// As [`judge`], for a row as it was read.
+pub(crate) fn judge_row(seen: &Seen, row: &GatewayRow) -> Result<Verdict, StoreError> {
+    let witness = row.witness.as_deref().map(rows::uuid).transpose()?;
+    let same_lineage = row.lineage == row.lineage_now;
+    Ok(judge(seen, &Sight { head: row.head()?, same_lineage, witness }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{History, Seen, Verdict, judge};
+    use super::{History, Seen, Verdict, judge_row};
     use crate::rows::GatewayRow;
     use ferrogate_model::{Epoch, Position, Revision};
     use uuid::Uuid;
@@ -130,10 +151,10 @@ mod tests {
             (seen(7, 9, Some(A)), row(8, 3, None), Verdict::Same, "somebody began a new epoch"),
             (seen(7, 9, Some(A)), row(6, 20, None), changed, "restored to an earlier epoch"),
         ] {
-            assert_eq!(judge(&seen, &row).expect("a readable row"), verdict, "{why}");
+            assert_eq!(judge_row(&seen, &row).expect("a readable row"), verdict, "{why}");
         }
         let moved = GatewayRow { lineage_now: "two".into(), ..row(7, 9, None) };
-        assert_eq!(judge(&Seen::default(), &moved).expect("a readable row"), changed);
+        assert_eq!(judge_row(&Seen::default(), &moved).expect("a readable row"), changed);
     }
 
     #[test]

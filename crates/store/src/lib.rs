@@ -9,7 +9,7 @@
 pub mod error;
 mod fault;
 pub mod feed;
-mod history;
+pub mod history;
 pub mod lease;
 mod migrate;
 pub mod open;
@@ -29,6 +29,7 @@ pub use error::{CommitError, StoreError};
 pub use feed::{Feed, FeedEvent};
 pub use lease::{Cluster, ControllerLease, RuntimeLease};
 pub use open::{OpenError, Options, open};
+pub use read::resync_needed;
 pub use types::{
     Batch, Change, Changes, Commit, Committed, Guard, Head, Hints, State, StoredArtifact, Write,
 };

@@ -27,7 +27,8 @@ pub(crate) struct Reading {
 }
 
 /// Whether the line cannot be continued from `after`.
-pub(crate) fn resync_needed(after: Position, head: Head) -> bool {
+#[must_use]
+pub fn resync_needed(after: Position, head: Head) -> bool {
     after.epoch != head.position.epoch
         || after.revision < head.floor
         || after.revision > head.position.revision

@@ -11,7 +11,7 @@ use crate::catalog::Encoded;
 use crate::wire;
 
 /// The capabilities of one runtime: `rest-api/v1`, `policy/set-headers/v1` and the like.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(BTreeSet<String>);
 
 impl Capabilities {

@@ -2,6 +2,7 @@
 //! What the serving end reads: the controller's snapshot, through the questions a
 //! stream asks of it. A catalog is immutable; a newer one replaces it in a watch.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ferrogate_model::{Digest, Position, ResourceName, Revision};
@@ -29,6 +30,13 @@ pub trait Catalog: Send + Sync + 'static {
     fn resource(&self, name: &ResourceName) -> Option<Encoded>;
 }
 
+/// Two catalogs of one position and digest say the same, whatever each remembers of the past.
+impl Hash for dyn Catalog {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.position(), self.digest()).hash(state);
+    }
+}
+
 /// The difference between two revisions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Delta {
@@ -39,7 +47,7 @@ pub struct Delta {
 }
 
 /// A resource encoded once and shared by every stream that sends it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Encoded {
     /// Which artifact.
     pub name: Arc<ResourceName>,

@@ -143,7 +143,7 @@ impl PostgresStore {
                 .fetch_optional(&mut *tx)
                 .await?;
             let row = self.known(row)?;
-            if history::judge(&seen, &row)? == Verdict::Same {
+            if history::judge_row(&seen, &row)? == Verdict::Same {
                 return Ok((tx, row));
             }
             tx.rollback().await?;

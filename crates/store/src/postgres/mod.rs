@@ -172,7 +172,7 @@ impl PostgresStore {
             let seen = self.history.seen();
             let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
             let row = self.gateway_row(GATEWAY, &mut tx, &seen).await?;
-            if history::judge(&seen, &row)? == Verdict::Same {
+            if history::judge_row(&seen, &row)? == Verdict::Same {
                 self.history.remember_row(&row)?;
                 return Ok((tx, row.head()?));
             }
@@ -189,7 +189,7 @@ impl PostgresStore {
             let seen = self.history.seen();
             let mut tx = self.pool.begin().await?;
             let row = self.gateway_row(LOCK_GATEWAY, &mut tx, &seen).await?;
-            if history::judge(&seen, &row)? == Verdict::Same {
+            if history::judge_row(&seen, &row)? == Verdict::Same {
                 return Ok((tx, row));
             }
             tx.rollback().await?;
@@ -223,7 +223,7 @@ impl PostgresStore {
         let seen = self.history.seen();
         let mut tx = self.pool.begin().await?;
         let row = self.gateway_row(LOCK_GATEWAY, &mut tx, &seen).await?;
-        let Verdict::Changed(least) = history::judge(&seen, &row)? else { return Ok(()) };
+        let Verdict::Changed(least) = history::judge_row(&seen, &row)? else { return Ok(()) };
         sqlx::query(NEW_EPOCH)
             .bind(self.gateway.as_str())
             .bind(rows::signed(Revision(least.0)))

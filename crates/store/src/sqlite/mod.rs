@@ -129,7 +129,7 @@ impl SqliteStore {
             let seen = self.history.seen();
             let mut tx = self.pool.begin().await?;
             let row = self.gateway_row(&mut tx, &seen).await?;
-            if history::judge(&seen, &row)? == Verdict::Same {
+            if history::judge_row(&seen, &row)? == Verdict::Same {
                 self.history.remember_row(&row)?;
                 return Ok((tx, row.head()?));
             }
@@ -147,7 +147,7 @@ impl SqliteStore {
             let seen = self.history.seen();
             let (mut tx, turn) = self.begin_write().await?;
             let row = self.gateway_row(&mut tx, &seen).await?;
-            if history::judge(&seen, &row)? == Verdict::Same {
+            if history::judge_row(&seen, &row)? == Verdict::Same {
                 return Ok((tx, turn, row));
             }
             tx.rollback().await?;
@@ -175,7 +175,7 @@ impl SqliteStore {
         let seen = self.history.seen();
         let (mut tx, _turn) = self.begin_write().await?;
         let row = self.gateway_row(&mut tx, &seen).await?;
-        let Verdict::Changed(least) = history::judge(&seen, &row)? else { return Ok(()) };
+        let Verdict::Changed(least) = history::judge_row(&seen, &row)? else { return Ok(()) };
         sqlx::query(NEW_EPOCH)
             .bind(self.gateway.as_str())
             .bind(rows::signed(Revision(least.0)))

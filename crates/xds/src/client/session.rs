@@ -56,7 +56,7 @@ pub enum Ending {
 }
 
 /// A receiving session.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Session {
     position: Position,
     digest: Digest,
@@ -68,7 +68,7 @@ pub struct Session {
 }
 
 /// The chunks of an update so far.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Assembling {
     mark: Mark,
     upserts: Vec<Resource>,
@@ -77,7 +77,7 @@ struct Assembling {
 }
 
 /// An update at the sink.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Applying {
     nonce: String,
     position: Position,

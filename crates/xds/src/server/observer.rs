@@ -25,7 +25,7 @@ pub trait StreamObserver: Send + Sync + 'static {
 }
 
 /// One update, as sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sent {
     /// The position after it.
     pub position: Position,

@@ -22,7 +22,7 @@ use crate::wire::mark::Mark;
 use crate::wire::{self, answer, hello};
 
 /// The session's deadlines and limits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct SessionLimits {
     /// How long the first request may take.
     pub hello_timeout: Duration,
@@ -95,6 +95,7 @@ pub enum Ending {
 }
 
 /// A serving session.
+#[derive(Clone, Hash)]
 pub struct Session {
     gateway: GatewayId,
     limits: SessionLimits,

@@ -14,7 +14,7 @@ use crate::wire::mark::{self, Mark};
 use crate::wire::{self, SUBSCRIPTION};
 
 /// How much fits into one response. A single resource that is larger travels alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChunkLimits {
     /// Payload bytes.
     pub bytes: usize,
@@ -29,6 +29,7 @@ impl Default for ChunkLimits {
 }
 
 /// What the runtime holds, as it stated or acknowledged.
+#[derive(Clone, Hash)]
 pub(super) struct Base {
     pub(super) position: Position,
     /// The catalog's digest at that position, `None` when everything must be sent.
@@ -42,6 +43,7 @@ pub(super) struct Base {
 }
 
 /// An update being sent, or sent and not answered yet.
+#[derive(Clone, Hash)]
 pub(super) struct Flight {
     pub(super) position: Position,
     /// The digest of what the runtime will then hold: the catalog's, less what is withheld.

@@ -14,7 +14,7 @@ pub const TYPE_URL: &str = "type.googleapis.com/ferrogate.v1.SyncMark";
 pub const NAME: &str = "mark";
 
 /// Where an update stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mark {
     /// The position after the update.
     pub position: Position,
