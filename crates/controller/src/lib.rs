@@ -10,6 +10,7 @@ pub mod api;
 pub mod auth;
 pub mod config;
 pub mod deploy;
+pub mod follow;
 pub mod listener;
 pub mod metrics;
 pub mod replicate;

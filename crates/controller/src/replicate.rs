@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The replica: runs the change feed and publishes a snapshot for every position it
 //! reaches. There is no other way a change gets in, the replica's own writes included,
-//! so that nothing can be right here and wrong elsewhere. The management API waits on
-//! it, the config stream watches it; `run` owns its task.
+//! so that nothing can be right here and wrong elsewhere. What follows from each step is
+//! decided in [`crate::follow`]. The management API waits on it, the config stream watches
+//! it; `run` owns its task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use ferrogate_xds::Catalog;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::follow::Follower;
 use crate::snapshot::{Limits, Snapshot};
 
 /// How far back a controller that starts goes, to know the recent past: a runtime that was
@@ -118,14 +120,10 @@ impl Replica {
         limits: Limits,
         token: CancellationToken,
     ) -> Result<(), ReplicateError> {
-        let mut current = self.current();
-        let mut silent_until = None;
-        if current.is_none()
-            && let Some((past, head)) = recall(store.as_ref(), limits).await
-        {
-            (current, silent_until) = (Some(past), Some(head));
-        }
-        let mut feed = Feed::new(store, current.as_ref().map(|snapshot| snapshot.position()));
+        let published = self.current();
+        let recalled = if published.is_none() { recall(store.as_ref(), limits).await } else { None };
+        let mut follower = recalled.unwrap_or_else(|| Follower::new(published));
+        let mut feed = Feed::new(store, follower.position());
         loop {
             let event = tokio::select! {
                 () = token.cancelled() => return Ok(()),
@@ -134,14 +132,11 @@ impl Replica {
             };
             let next = match event {
                 FeedEvent::Batch(changes) => {
-                    let Some(snapshot) = &current else {
-                        return Err(ReplicateError::Build("a change came before any state".to_owned()));
-                    };
-                    Arc::new(snapshot.apply(changes))
+                    follower.batch(changes).map_err(|error| ReplicateError::Build(error.to_string()))?
                 }
                 FeedEvent::Reset(state) => {
                     tracing::info!(position = %state.position, artifacts = state.artifacts.len(), "state loaded");
-                    load(state, limits).await?
+                    follower.reset(load(state, limits).await?)
                 }
                 FeedEvent::Unavailable(error) => {
                     tracing::warn!(%error, "the store is unavailable; reads are answered from memory");
@@ -154,20 +149,14 @@ impl Replica {
                     continue;
                 }
             };
-            // While the past is retraced nothing is published: it would be served as the present.
-            if silent_until.is_none_or(|head| next.position() >= head) {
+            if let Some(next) = next {
                 self.publish(&next);
-                silent_until = None;
             }
-            current = Some(next);
         }
     }
 
-    /// Invariant 4 begins here: what is published never goes back.
     fn publish(&self, next: &Arc<Snapshot>) {
-        let (before, after) = (self.position(), next.position());
-        assert!(after >= before, "the snapshot would go back from {before} to {after}");
-        tracing::debug!(position = %after, artifacts = next.len(), "snapshot published");
+        tracing::debug!(position = %next.position(), artifacts = next.len(), "snapshot published");
         self.snapshots.send_replace(Some(Arc::clone(next)));
         let catalog: Arc<dyn Catalog> = Arc::clone(next) as Arc<dyn Catalog>;
         self.catalogs.send_replace(Some(catalog));
@@ -179,10 +168,10 @@ impl Replica {
     }
 }
 
-/// A snapshot of the recent past, from which the feed leads to the head that comes with it.
+/// A follower in the recent past, from which the feed leads to the head found there.
 /// `None` when there is no past to go through, or it cannot be read: then the present is
 /// loaded, which is all that is needed to serve.
-async fn recall(store: &dyn Store, limits: Limits) -> Option<(Arc<Snapshot>, Position)> {
+async fn recall(store: &dyn Store, limits: Limits) -> Option<Follower> {
     let head = store.head().await.ok()?;
     let start = head.position.revision.0.saturating_sub(RECALL).max(head.floor.0);
     if start >= head.position.revision.0 {
@@ -193,7 +182,7 @@ async fn recall(store: &dyn Store, limits: Limits) -> Option<(Arc<Snapshot>, Pos
         return None;
     }
     tracing::info!(from = start, to = head.position.revision.0, "going through the recent past");
-    Some((load(state, limits).await.ok()?, head.position))
+    Some(Follower::retracing(load(state, limits).await.ok()?, head.position))
 }
 
 /// Loading encodes everything, which takes seconds for a large gateway.
