@@ -27,7 +27,7 @@ pub enum Record {
 }
 
 /// Which position the set has reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mark {
     /// The last update applied.
     pub position: Position,

@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ferrogate_model::{Digest, Position, Reject, ResourceName};
+use ferrogate_model::{Digest, Reject, ResourceName};
 use ferrogate_xds::Update;
 
+use super::order::{self, Misfit};
 use crate::lkg::{Change, Contents};
 use crate::prepare::Compiler;
 use crate::state::Snapshot;
@@ -23,33 +24,13 @@ pub(super) struct Built {
     pub rejects: Vec<Reject>,
 }
 
-/// An update that does not fit what is held: everything must be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Misfit {
-    /// It would go back.
-    #[error("the update leads back from {held} to {offered}")]
-    Back { held: Position, offered: Position },
-    /// A part of another history says nothing about the rest.
-    #[error("the update of {offered} is not the whole set, but {held} is another epoch")]
-    Epoch { held: Position, offered: Position },
-    /// The result is not the set the sender holds.
-    #[error("the set at {at} has the digest {found}, the controller's has {expected}")]
-    Digest { at: Position, expected: Digest, found: Digest },
-}
-
 /// Applies an update to a snapshot.
 pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) -> Result<Built, Misfit> {
-    let (held, offered) = (current.position, update.position);
-    if offered < held {
-        return Err(Misfit::Back { held, offered });
-    }
-    if !update.full && offered.epoch != held.epoch && held != Position::default() {
-        return Err(Misfit::Epoch { held, offered });
-    }
+    order::fits(current.position, update)?;
     let mut built = Built { snapshot: current.clone(), change: Change::default(), rejects: Vec::new() };
     let next = &mut built.snapshot;
     next.sequence += 1;
-    next.position = offered;
+    next.position = update.position;
     for name in gone(current, update) {
         if next.delivered(&name).is_some() {
             next.remove(&name);
@@ -84,9 +65,7 @@ pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) ->
             }
         }
     }
-    if next.digest != update.digest {
-        return Err(Misfit::Digest { at: offered, expected: update.digest, found: next.digest });
-    }
+    order::matches(update, next.digest)?;
     Ok(built)
 }
 

@@ -6,6 +6,7 @@
 //! sees it, only the [`State`] it writes.
 
 mod build;
+pub mod order;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,8 @@ use ferrogate_base::readiness::{Blocker, Readiness};
 use ferrogate_model::{Digest, Position, Reject};
 use ferrogate_xds::{Held, Outcome, Sink, Update};
 
-use crate::lkg::{Job, Lkg, LkgError, LkgOptions, Loaded};
+use self::order::{Acceptance, Next};
+use crate::lkg::{Job, Lkg, LkgError, LkgOptions, Loaded, Mark, mark_of};
 use crate::prepare::Compiler;
 use crate::state::{Snapshot, State};
 
@@ -155,13 +157,9 @@ impl RuntimeSink {
     }
 
     /// Writes the step from one snapshot to the next; the reason when it is not on disk.
-    async fn persist(&self, job: Job, unchanged: bool) -> Option<String> {
+    async fn persist(&self, job: Job) -> Option<String> {
         let lkg = self.lkg.as_ref()?;
         let position = job.snapshot.position;
-        // Nothing to write, and nothing left over from an earlier failure.
-        if unchanged && lkg.persisted() == crate::lkg::mark_of(&job.snapshot) {
-            return None;
-        }
         let error = lkg.persist(job).await.err()?;
         tracing::error!(%position, %error, "an update is served but not on disk, and so not acknowledged");
         Some(error.to_string())
@@ -172,15 +170,8 @@ impl RuntimeSink {
 impl Sink for RuntimeSink {
     fn held(&self) -> Held {
         let snapshot = self.state.load();
-        let (position, digest) = match &self.lkg {
-            // What a crash would leave is what the controller may count on: an update that
-            // is not on disk yet is asked for again.
-            Some(lkg) => {
-                let mark = lkg.persisted();
-                (mark.position, mark.digest)
-            }
-            None => (snapshot.position, snapshot.digest),
-        };
+        let on_disk = self.lkg.as_ref().map(Lkg::persisted);
+        let Mark { position, digest } = order::stated(mark_of(&snapshot), on_disk);
         let rejected = snapshot.refused.iter().map(|(name, refused)| (name.clone(), refused.version));
         let from_cache = self.progress().from_cache;
         Held { position, digest, rejected: rejected.collect(), from_cache }
@@ -208,15 +199,26 @@ impl Sink for RuntimeSink {
         // Neither position nor content moved: the snapshot in place stays, and with it its number.
         let unchanged = built.change.is_empty() && built.snapshot.position == current.position;
         let snapshot = if unchanged { Arc::clone(&current) } else { Arc::new(built.snapshot) };
-        if !unchanged {
-            self.state.store(Arc::clone(&snapshot));
+        let on_disk = self.lkg.as_ref().is_none_or(|lkg| lkg.persisted() == mark_of(&snapshot));
+        let mut acceptance = Acceptance::new(!unchanged, on_disk, built.rejects);
+        let mut job =
+            Some(Job { snapshot: Arc::clone(&snapshot), after: current.sequence, change: built.change });
+        loop {
+            match acceptance.proceed() {
+                Next::Swap => self.state.store(Arc::clone(&snapshot)),
+                Next::Persist => {
+                    self.progress().serves();
+                    let Some(job) = job.take() else { continue };
+                    acceptance.persisted(self.persist(job).await);
+                }
+                Next::Answer(outcome) => {
+                    let mut progress = self.progress();
+                    progress.serves();
+                    progress.persist_error.clone_from(&outcome.not_persisted);
+                    return outcome;
+                }
+            }
         }
-        self.progress().applied(Instant::now());
-        self.progress().from_cache = false;
-        let job = Job { snapshot, after: current.sequence, change: built.change };
-        let not_persisted = self.persist(job, unchanged).await;
-        self.progress().persist_error.clone_from(&not_persisted);
-        Outcome { rejects: built.rejects, diverged: false, not_persisted }
     }
 
     fn connected(&self, controller: Option<&str>) {
@@ -229,6 +231,12 @@ impl Sink for RuntimeSink {
 }
 
 impl Progress {
+    /// What a controller sent is served, whether or not it is on disk yet.
+    fn serves(&mut self) {
+        self.applied(Instant::now());
+        self.from_cache = false;
+    }
+
     fn applied(&mut self, at: Instant) {
         self.applied_at = Some(at);
         self.not_ready = None;

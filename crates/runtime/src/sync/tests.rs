@@ -11,7 +11,8 @@ use ferrogate_model::{Digest, Epoch, Position, Resource, ResourceName, Revision}
 use ferrogate_xds::{Sink, Update};
 use proptest::prelude::{Strategy, prop, proptest};
 
-use super::build::{Misfit, build};
+use super::build::build;
+use super::order::Misfit;
 use super::{RuntimeSink, Status};
 use crate::lkg::LkgOptions;
 use crate::prepare::tests::{broken, compiler, resource};
