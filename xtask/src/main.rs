@@ -6,6 +6,7 @@
 mod bench;
 mod measure;
 mod postgres;
+mod proof;
 mod stage;
 mod test;
 mod tidy;
@@ -41,6 +42,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Walk every path of the protocol's model; with `--depth N` by so many actions deeper
+    Model {
+        /// How many more actions each path may have than in the tests
+        #[arg(long, default_value_t = 0)]
+        depth: usize,
+    },
     /// Measure the figures of docs/reliability.md on the release build and print them as a table
     Measure {
         /// A tenth of everything, for a quick look
@@ -59,6 +66,7 @@ fn main() -> ExitCode {
             test::demo(&root, &arguments)
         }
         Task::Bench { arguments } => bench::run(&root, &arguments),
+        Task::Model { depth } => proof::run(&root, "model", &["--depth".to_owned(), depth.to_string()]),
         Task::Measure { quick } => measure::run(&root, quick),
     });
     match done {

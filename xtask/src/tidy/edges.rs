@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ferrogate-testkit", &["base", "model", "policy", "policies", "store", "xds", "controller", "runtime"]),
     // Sees the gateway as its users do: over sockets.
     ("ferrogate-bench", &[]),
+    ("ferrogate-proof", &["base", "model", "policy", "policies", "store", "xds", "controller", "runtime"]),
     ("xtask", &[]),
 ];
 
