@@ -6,8 +6,9 @@ use std::time::Duration;
 use ferrogate_model::Kind;
 use ferrogate_model::document::{Defaults, Format, parse};
 use ferrogate_model::kinds::rest_api::{
-    DeploymentState, HeaderMatch, HeaderValueMatch, HostRewrite, Method, Operation, PolicySpec, Resilience,
-    Scheme, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget,
+    BalancingPolicy, CircuitBreaker, DeploymentState, FailureRate, HashKey, HeaderMatch, HeaderValueMatch,
+    HostRewrite, LoadBalancing, Method, Operation, OutlierDetection, PolicySpec, Resilience, Scheme,
+    StickyCookie, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget,
 };
 use ferrogate_model::kinds::{Artifact, RestApi};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
@@ -136,16 +137,66 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(operation, 0..4)
 }
 
+fn balancing() -> impl Strategy<Value = LoadBalancing> {
+    let key = || {
+        prop_oneof![
+            any::<String>().prop_map(HashKey::Header),
+            any::<String>().prop_map(HashKey::Cookie),
+            Just(HashKey::ClientAddress)
+        ]
+    };
+    let cookie = (any::<String>(), millis()).prop_map(|(name, ttl)| StickyCookie { name, ttl });
+    let policy = prop_oneof![
+        Just(BalancingPolicy::RoundRobin),
+        Just(BalancingPolicy::LeastRequest),
+        Just(BalancingPolicy::Ewma),
+        key().prop_map(BalancingPolicy::RingHash),
+        cookie.prop_map(BalancingPolicy::StickyCookie),
+    ];
+    (policy, prop::option::of(0..=100_u8), millis()).prop_map(|(policy, panic_threshold, slow_start)| {
+        LoadBalancing { policy, panic_threshold, slow_start }
+    })
+}
+
+fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
+    let time = || (0..u64::from(u32::MAX)).prop_map(Duration::from_millis);
+    let rate = (any::<u8>(), any::<u32>(), time()).prop_map(|(percent, minimum_requests, interval)| {
+        FailureRate { percent, minimum_requests, interval }
+    });
+    (any::<u32>(), prop::option::of(rate), time(), time(), any::<u8>()).prop_map(|fields| OutlierDetection {
+        consecutive_failures: fields.0,
+        failure_rate: fields.1,
+        base_ejection_time: fields.2,
+        max_ejection_time: fields.3,
+        max_ejected_percent: fields.4,
+    })
+}
+
+fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
+    let limit = || prop::option::of(any::<u32>());
+    (limit(), limit(), limit()).prop_map(|(max_connections, max_pending, max_requests)| CircuitBreaker {
+        max_connections,
+        max_pending,
+        max_requests,
+    })
+}
+
 fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
-    let weighted =
-        (target(), prop::option::of(0..=100_u8)).prop_map(|(url, weight)| WeightedTarget { url, weight });
-    let definition = (any::<String>(), any::<String>(), millis(), prop::collection::vec(weighted, 0..3))
-        .prop_map(|(name, base_path, connect_timeout, targets)| UpstreamDefinition {
-            name,
-            base_path,
-            connect_timeout,
-            targets,
-        });
+    let weighted = (target(), prop::option::of(0..=100_u8), prop::option::of(any::<String>()))
+        .prop_map(|(url, weight, zone)| WeightedTarget { url, weight, zone });
+    let targets = prop::collection::vec(weighted, 0..3);
+    let protection = (prop::option::of(outlier_detection()), prop::option::of(circuit_breaker()));
+    let definition =
+        (any::<String>(), any::<String>(), millis(), targets, prop::option::of(balancing()), protection)
+            .prop_map(|fields| UpstreamDefinition {
+                name: fields.0,
+                base_path: fields.1,
+                connect_timeout: fields.2,
+                targets: fields.3,
+                load_balancing: fields.4,
+                outlier_detection: fields.5.0,
+                circuit_breaker: fields.5.1,
+            });
     prop::collection::vec(definition, 0..3)
 }
 

@@ -60,6 +60,10 @@ pub enum Reason {
     UpstreamTimeout,
     /// Nothing moved on the request's stream for longer than the route allows.
     StreamIdleTimeout,
+    /// Every endpoint of the upstream is ejected or unhealthy.
+    CircuitOpen,
+    /// Every usable endpoint has as many requests or connections as it may have.
+    Overflow,
     /// The path that a policy or a rewrite made is not a valid request target.
     BadUpstreamPath,
     /// A defect of the gateway itself.
@@ -68,7 +72,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 23] = [
+    pub const ALL: [Reason; 25] = [
         Reason::RouteNotFound,
         Reason::NotReady,
         Reason::RoutePoisoned,
@@ -90,6 +94,8 @@ impl Reason {
         Reason::UpstreamProtocol,
         Reason::UpstreamTimeout,
         Reason::StreamIdleTimeout,
+        Reason::CircuitOpen,
+        Reason::Overflow,
         Reason::BadUpstreamPath,
         Reason::Internal,
     ];
@@ -154,6 +160,8 @@ impl Reason {
             Reason::StreamIdleTimeout => {
                 ("stream_idle_timeout", StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout")
             }
+            Reason::CircuitOpen => ("circuit_open", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+            Reason::Overflow => ("overflow", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
             Reason::BadUpstreamPath => {
                 ("bad_upstream_path", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
             }
@@ -185,6 +193,8 @@ impl Reason {
             | Reason::UpstreamProtocol
             | Reason::UpstreamTimeout
             | Reason::StreamIdleTimeout
+            | Reason::CircuitOpen
+            | Reason::Overflow
             | Reason::BadUpstreamPath
             | Reason::Internal => Shape::WithReason,
         }
@@ -198,6 +208,23 @@ impl Reason {
                 | Reason::RequestBodyTooLarge
                 | Reason::RequestTimeout
                 | Reason::RequestBodyBroken
+        )
+    }
+
+    /// Whether the failure speaks against the endpoint that was asked. What the client, a
+    /// policy or the gateway itself did wrong does not.
+    #[must_use]
+    pub const fn blames_upstream(self) -> bool {
+        matches!(
+            self,
+            Reason::UpstreamUnresolved
+                | Reason::UpstreamConnectFailed
+                | Reason::UpstreamConnectTimeout
+                | Reason::UpstreamTlsFailed
+                | Reason::UpstreamReset
+                | Reason::UpstreamProtocol
+                | Reason::UpstreamTimeout
+                | Reason::StreamIdleTimeout
         )
     }
 
@@ -216,6 +243,8 @@ impl Reason {
                 | Reason::UpstreamProtocol
                 | Reason::UpstreamTimeout
                 | Reason::StreamIdleTimeout
+                | Reason::CircuitOpen
+                | Reason::Overflow
         )
     }
 }
@@ -291,7 +320,7 @@ impl Failure {
         if let Some(location) = &self.location {
             headers.push((LOCATION, location.clone()));
         }
-        if self.reason == Reason::NotReady {
+        if matches!(self.reason, Reason::NotReady | Reason::CircuitOpen | Reason::Overflow) {
             headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
         }
         if self.reason.closes() {

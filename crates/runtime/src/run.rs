@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ferrogate_base::clock::{Clock, SystemClock};
@@ -27,10 +28,11 @@ use crate::config::{Config, Stream};
 use crate::listener::{self, BindError};
 use crate::lkg::{LkgError, LkgOptions};
 use crate::metrics::{Gauge, RuntimeMetrics, WorkerMetrics};
-use crate::prepare::Compiler;
+use crate::prepare::{Compiler, Upstreams};
 use crate::router::Timeouts;
 use crate::sync::RuntimeSink;
 use crate::tls;
+use crate::upstream::states::States;
 use crate::worker::{self, Shared, Sockets};
 
 /// After the drain's deadline, tasks of the control side get this long to end.
@@ -58,6 +60,7 @@ pub struct Addresses {
 pub struct RunningRuntime {
     addresses: Addresses,
     sink: Arc<RuntimeSink>,
+    endpoints: Arc<States>,
     readiness: Readiness,
     drain: CancellationToken,
     stop: CancellationToken,
@@ -157,7 +160,9 @@ impl Runtime {
         let options = stream_options(&config.stream, &registry)?;
         let mut bound = Bound::bind(&config, count)?;
         let readiness = Readiness::new();
-        let sink = Arc::new(open_sink(&config, registry, services, &readiness).await?);
+        let endpoints = Arc::<States>::default();
+        let upstreams = Upstreams { zone: config.stream.zone.clone(), states: endpoints.clone() };
+        let sink = Arc::new(open_sink(&config, registry, services, upstreams, &readiness).await?);
         let (writer, blocks) = access_log::open(&config.access_log)?;
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let shared = Shared {
@@ -166,6 +171,7 @@ impl Runtime {
             readiness: readiness.clone(),
             server_tls,
             client_tls,
+            endpoints: endpoints.clone(),
             connections: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
             drain: drain.clone(),
             stop: stop.clone(),
@@ -182,6 +188,7 @@ impl Runtime {
         let running = RunningRuntime {
             addresses: bound.addresses,
             sink,
+            endpoints,
             readiness,
             drain,
             stop,
@@ -272,8 +279,9 @@ impl RunningRuntime {
             admin::open(&self.tasks, "admin", listener, Arc::new(door));
         }
         if let Some(listener) = bound.metrics {
-            let sink = self.sink.clone();
-            let collector = RuntimeMetrics::new(self.metrics.clone(), Box::new(move || gauges(&sink)));
+            let (sink, endpoints) = (self.sink.clone(), self.endpoints.clone());
+            let gauges = move || gauges(&sink, &endpoints);
+            let collector = RuntimeMetrics::new(self.metrics.clone(), Box::new(gauges));
             let mut registry = prometheus_client::registry::Registry::default();
             registry.register_collector(Box::new(collector));
             admin::open(&self.tasks, "metrics", listener, Arc::new(MetricsDoor(registry)));
@@ -373,6 +381,7 @@ async fn open_sink(
     config: &Config,
     registry: Arc<Registry>,
     services: Services,
+    upstreams: Upstreams,
     readiness: &Readiness,
 ) -> Result<RuntimeSink, LkgError> {
     let some = |limit: Duration| (!limit.is_zero()).then_some(limit);
@@ -386,7 +395,8 @@ async fn open_sink(
         key_file: config.data_dir.key_file.clone(),
         deadline: config.data_dir.write_deadline,
     });
-    RuntimeSink::open(Compiler::new(registry, services, defaults), lkg, readiness).await
+    let compiler = Compiler::new(registry, services, defaults).with_upstreams(upstreams);
+    RuntimeSink::open(compiler, lkg, readiness).await
 }
 
 fn stream_options(stream: &Stream, registry: &Registry) -> Result<Option<ClientOptions>, StartError> {
@@ -436,13 +446,13 @@ fn capabilities(registry: &Registry) -> Capabilities {
     })
 }
 
-fn gauges(sink: &RuntimeSink) -> Vec<Gauge> {
+fn gauges(sink: &RuntimeSink, endpoints: &States) -> Vec<Gauge> {
     let status = sink.status();
     let flag = |on: bool| if on { 1.0 } else { 0.0 };
     let gauge = |name, help, value| Gauge { name, help, value };
     let (epoch, revision) = (status.position.epoch.0 as f64, status.position.revision.0 as f64);
     let age = status.age.map_or(-1.0, |age| age.as_secs_f64());
-    vec![
+    let mut gauges = vec![
         gauge("ferrogate_runtime_epoch", "Epoch of the snapshot served", epoch),
         gauge("ferrogate_runtime_revision", "Revision of the snapshot served", revision),
         gauge(
@@ -472,6 +482,36 @@ fn gauges(sink: &RuntimeSink) -> Vec<Gauge> {
             "policy_engine_policy_chains_loaded",
             "Routes with their policies compiled",
             status.routes as f64,
+        ),
+    ];
+    gauges.extend(upstream_gauges(endpoints));
+    gauges
+}
+
+fn upstream_gauges(endpoints: &States) -> [Gauge; 4] {
+    let standing = endpoints.standing(Instant::now());
+    let events = endpoints.events();
+    let gauge = |name, help, value| Gauge { name, help, value };
+    [
+        gauge(
+            "ferrogate_runtime_upstream_endpoints",
+            "Endpoints of guarded upstreams",
+            standing.endpoints as f64,
+        ),
+        gauge(
+            "ferrogate_runtime_upstream_endpoints_ejected",
+            "Endpoints left alone because they failed",
+            standing.ejected as f64,
+        ),
+        gauge(
+            "ferrogate_runtime_upstream_ejections",
+            "Ejections since the start",
+            events.ejections.load(Ordering::Relaxed) as f64,
+        ),
+        gauge(
+            "ferrogate_runtime_upstream_pending",
+            "Requests waiting for a connection to an endpoint",
+            events.waiting.load(Ordering::Relaxed) as f64,
         ),
     ]
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ferrogate_base::clock::Clock;
@@ -27,6 +28,7 @@ use crate::upstream::Upstreams;
 use crate::upstream::balance::Balancer;
 use crate::upstream::connect::Connector;
 use crate::upstream::pool::{Pool, PoolLimits};
+use crate::upstream::states::States;
 
 /// How often kept upstream connections are looked over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -46,6 +48,8 @@ pub struct Shared {
     pub server_tls: Option<Arc<ServerConfig>>,
     /// TLS towards upstreams.
     pub client_tls: Arc<ClientConfig>,
+    /// What is known of upstream endpoints.
+    pub endpoints: Arc<States>,
     /// One permit per client connection of the process.
     pub connections: Arc<Semaphore>,
     /// Take nothing new, finish the rest.
@@ -168,6 +172,9 @@ impl Worker {
                 () = token.cancelled() => return,
                 now = flush.tick() => {
                     self.log.flush();
+                    if self.shared.endpoints.events().waiting.load(Ordering::Relaxed) > 0 {
+                        self.upstreams.pool.make_room();
+                    }
                     if now.duration_since(swept) >= SWEEP_INTERVAL {
                         swept = now;
                         self.upstreams.pool.sweep();

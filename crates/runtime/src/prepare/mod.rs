@@ -22,6 +22,8 @@ use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
 use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 use crate::state::{HeldArtifact, Refused};
 
+pub use targets::Upstreams;
+
 /// The deepest path a route may have. Looking a path up takes one step of the stack for
 /// each of a pattern's segments.
 pub const MAX_SEGMENTS: usize = 256;
@@ -31,6 +33,7 @@ pub struct Compiler {
     registry: Arc<Registry>,
     services: Services,
     defaults: Timeouts,
+    upstreams: Upstreams,
 }
 
 /// What is the same for all routes of one artifact.
@@ -55,7 +58,14 @@ impl Compiler {
     /// A compiler for these policies and these time limits, which routes inherit.
     #[must_use]
     pub fn new(registry: Arc<Registry>, services: Services, defaults: Timeouts) -> Compiler {
-        Compiler { registry, services, defaults }
+        Compiler { registry, services, defaults, upstreams: Upstreams::default() }
+    }
+
+    /// The same, for a runtime of this zone that keeps what it knows of endpoints here.
+    #[must_use]
+    pub fn with_upstreams(mut self, upstreams: Upstreams) -> Compiler {
+        self.upstreams = upstreams;
+        self
     }
 
     /// Prepares one resource.
@@ -98,7 +108,8 @@ impl Compiler {
 
     fn rest_api(&self, api: &RestApi, resource: &Resource) -> Result<Vec<Arc<Entry<CompiledRoute>>>, String> {
         let connect = self.defaults.connect;
-        let definitions = Arc::new(targets::definitions(api, connect));
+        let making = targets::Making { artifact: &resource.name, connect, upstreams: &self.upstreams };
+        let definitions = Arc::new(targets::definitions(api, &making));
         let shared = Shared {
             main: targets::slot(Some(&api.main), "main", &definitions, connect),
             sandbox: targets::slot(api.sandbox.as_ref(), "sandbox", &definitions, connect),

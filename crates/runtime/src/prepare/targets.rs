@@ -6,23 +6,42 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::{
-    HostRewrite, RestApi, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget,
+    BalancingPolicy, HostRewrite, RestApi, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget,
 };
 
 use super::Slot;
 use crate::router::{Endpoint, Poison, PoisonReason, Target};
+use crate::upstream::group::{Group, Member};
+use crate::upstream::states::{StateKey, States};
 
 /// The weight of a target whose author gave none.
 const DEFAULT_WEIGHT: u8 = 100;
 
+/// What the targets of one API are made with.
+pub(super) struct Making<'a> {
+    pub(super) artifact: &'a ResourceName,
+    pub(super) connect: Duration,
+    pub(super) upstreams: &'a Upstreams,
+}
+
+/// What the targets of all APIs share.
+#[derive(Clone, Default)]
+pub struct Upstreams {
+    /// The runtime's own zone; empty when it has none.
+    pub zone: String,
+    /// What is known of endpoints, kept from one snapshot to the next.
+    pub states: Arc<States>,
+}
+
 /// Every definition of an API, by name.
-pub(super) fn definitions(api: &RestApi, connect: Duration) -> BTreeMap<String, Arc<Target>> {
+pub(super) fn definitions(api: &RestApi, making: &Making<'_>) -> BTreeMap<String, Arc<Target>> {
     api.upstream_definitions
         .iter()
-        .map(|definition| (definition.name.clone(), Arc::new(defined(definition, connect))))
+        .map(|definition| (definition.name.clone(), Arc::new(defined(api, definition, making))))
         .collect()
 }
 
@@ -36,7 +55,13 @@ pub(super) fn slot(
     let host_rewrite = upstream.map_or(HostRewrite::default(), |upstream| upstream.host_rewrite);
     let direct = |endpoints: Vec<Endpoint>, base_path: &str| {
         let base_path = base_path.to_owned();
-        Arc::new(Target { name: name.to_owned(), endpoints, base_path, connect_timeout: connect })
+        Arc::new(Target {
+            name: name.to_owned(),
+            endpoints,
+            base_path,
+            connect_timeout: connect,
+            group: None,
+        })
     };
     let found = match upstream.map(|upstream| &upstream.target) {
         Some(UpstreamTarget::Url(url)) => Ok(direct(vec![endpoint(url, DEFAULT_WEIGHT)], &url.base_path)),
@@ -60,18 +85,55 @@ pub(super) fn unless_zero(limit: Duration) -> Option<Duration> {
     (!limit.is_zero()).then_some(limit)
 }
 
-fn defined(definition: &UpstreamDefinition, connect: Duration) -> Target {
+fn defined(api: &RestApi, definition: &UpstreamDefinition, making: &Making<'_>) -> Target {
+    // Weight 0 takes a target out of service without taking it out of the artifact.
     let weighted = definition.targets.iter().map(|target| (target, target.weight.unwrap_or(DEFAULT_WEIGHT)));
+    let in_service: Vec<_> = weighted.filter(|(_, weight)| *weight > 0).collect();
+    let endpoints: Vec<Endpoint> =
+        in_service.iter().map(|(target, weight)| endpoint(&target.url, *weight)).collect();
+    let zones: Vec<Option<&str>> = in_service.iter().map(|(target, _)| target.zone.as_deref()).collect();
     Target {
+        group: group(api, definition, making, &endpoints, &zones),
         name: definition.name.clone(),
-        // Weight 0 takes a target out of service without taking it out of the artifact.
-        endpoints: weighted
-            .filter(|(_, weight)| *weight > 0)
-            .map(|(target, weight)| endpoint(&target.url, weight))
-            .collect(),
+        endpoints,
         base_path: definition.base_path.clone(),
-        connect_timeout: definition.connect_timeout.unwrap_or(connect),
+        connect_timeout: definition.connect_timeout.unwrap_or(making.connect),
     }
+}
+
+/// The group of a definition that needs one. A choice of one is none, but may be guarded.
+fn group(
+    api: &RestApi,
+    definition: &UpstreamDefinition,
+    making: &Making<'_>,
+    endpoints: &[Endpoint],
+    zones: &[Option<&str>],
+) -> Option<Arc<Group>> {
+    let own_zone = (!making.upstreams.zone.is_empty()).then_some(making.upstreams.zone.as_str());
+    let is_local = |zone: &Option<&str>| zone.is_some() && *zone == own_zone;
+    let policy = definition.load_balancing.as_ref().map(|balancing| &balancing.policy);
+    let in_turn = policy.is_none_or(|policy| *policy == BalancingPolicy::RoundRobin);
+    let chooses = endpoints.len() > 1 && (!in_turn || zones.iter().any(is_local));
+    let guards = definition.outlier_detection.is_some() || definition.circuit_breaker.is_some();
+    if endpoints.is_empty() || !(chooses || guards) {
+        return None;
+    }
+    let full_name = format!("{}/{}", making.artifact, definition.name);
+    let now = Instant::now();
+    let member = |(endpoint, zone): (&Endpoint, &Option<&str>)| {
+        let key = StateKey {
+            artifact: making.artifact.clone(),
+            target: definition.name.clone(),
+            scheme: endpoint.scheme,
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            address: None,
+        };
+        let state = making.upstreams.states.endpoint(key, now);
+        Arc::new(Member::new(endpoint.clone(), state, is_local(zone), &full_name))
+    };
+    let members = endpoints.iter().zip(zones).map(member).collect();
+    Some(Arc::new(Group::new(members, definition, &api.context)))
 }
 
 fn endpoint(url: &TargetUrl, weight: u8) -> Endpoint {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use ferrogate_policy::chain::PolicyFailure;
 use ferrogate_policy::{BodyNeed, Chain, ChainRun, Exchange, Verdict};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
@@ -23,9 +23,10 @@ use crate::head::{RequestParts, ResponseParts};
 use crate::hop;
 use crate::response::body::{Source, UpstreamBody};
 use crate::response::{self, Draft};
-use crate::router::{CompiledRoute, Endpoint, Target};
+use crate::router::{CompiledRoute, Target};
 use crate::upgrade::Switch;
 use crate::upstream::body::OutgoingBody;
+use crate::upstream::pick::{Guard, PickInput, Picked};
 use crate::worker::Worker;
 
 /// What policies work on.
@@ -56,7 +57,7 @@ pub struct Walk<'a> {
 /// A request ready to be sent, and where to.
 pub struct Outgoing<'a> {
     request: Request<OutgoingBody>,
-    endpoint: &'a Endpoint,
+    picked: Picked<'a>,
     target: &'a Target,
 }
 
@@ -163,11 +164,13 @@ impl<'a> Walk<'a> {
         record: &mut Record,
     ) -> Result<Outgoing<'a>, Failure> {
         let target = outbound::choose(self.route, live.exchange.upstream.as_deref())?;
-        let endpoint = self
-            .worker
-            .balancer
-            .pick(target)
-            .ok_or_else(|| Failure::with(Reason::UpstreamUnknown, "every target has weight 0"))?;
+        let input = PickInput {
+            header: &|name| live.head.headers.get(name).map(HeaderValue::as_bytes),
+            client: live.exchange.client,
+            tried: &[],
+        };
+        let picked = self.worker.balancer.pick(target, &input)?;
+        let endpoint = picked.endpoint();
         // Response policies may look at the request again.
         let keep = self.chain.has_response() || self.chain.response_body_need() != BodyNeed::None;
         let notes = outbound::Notes {
@@ -176,7 +179,7 @@ impl<'a> Walk<'a> {
         };
         let request = outbound::request(&mut live.head, keep, self.route, target, endpoint, &notes, body)?;
         record.note_upstream(endpoint, request.uri());
-        Ok(Outgoing { request, endpoint, target })
+        Ok(Outgoing { request, picked, target })
     }
 
     /// The upstream's response, or what stands in for it.
@@ -203,17 +206,21 @@ impl<'a> Walk<'a> {
         mut switch: Option<Switch>,
         record: &mut Record,
     ) -> Result<Draft, Failure> {
-        let Outgoing { mut request, endpoint, target } = outgoing;
+        let Outgoing { mut request, mut picked, target } = outgoing;
         if let Some(switch) = &mut switch {
             switch.ask(request.headers_mut());
         }
         let asked = Instant::now();
-        let reply = self
+        let sent = self
             .worker
             .upstreams
-            .send(request, endpoint, target.connect_timeout, &self.deadlines, &record.traffic)
-            .await?;
-        let took = asked.elapsed();
+            .send(request, &picked, target.connect_timeout, &self.deadlines, &record.traffic)
+            .await;
+        match &sent {
+            Ok(reply) => picked.answered(reply.response.status()),
+            Err(failure) => picked.failed(failure),
+        }
+        let (reply, took) = (sent?, asked.elapsed());
         record.upstream_time = Some(took);
         record.traffic.moved();
         let mut response = reply.response;
@@ -235,9 +242,13 @@ impl<'a> Walk<'a> {
         }
         hop::strip(&mut headers);
         response::note_service_time(&mut headers, took);
+        let guard = picked.into_guard();
+        if let Some(cookie) = guard.as_ref().and_then(Guard::cookie) {
+            headers.append(SET_COOKIE, cookie.clone());
+        }
         let source = match switched {
-            Some(switched) => Source::Switched(Box::new(switched)),
-            None => Source::Upstream(UpstreamBody::new(incoming, reply.lease, self.deadlines)),
+            Some(switched) => Source::Switched(Box::new(switched.guarded(guard))),
+            None => Source::Upstream(UpstreamBody::new(incoming, reply.lease, self.deadlines).guarded(guard)),
         };
         Ok(Draft { head: ResponseParts { status: parts.status, headers }, source })
     }

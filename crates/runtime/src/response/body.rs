@@ -18,6 +18,7 @@ use crate::deadline::{BodyTimer, Deadlines};
 use crate::error::Reason;
 use crate::upgrade::Switched;
 use crate::upstream::body::BodyError;
+use crate::upstream::pick::Guard;
 use crate::upstream::pool::Lease;
 
 /// The body of a response to a client.
@@ -44,6 +45,8 @@ pub enum Source {
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    /// The endpoint counts the request as under way until the body is through.
+    guard: Option<Box<Guard>>,
     deadlines: Deadlines,
     timer: BodyTimer,
 }
@@ -73,7 +76,14 @@ impl UpstreamBody {
     /// The body of a reply.
     #[must_use]
     pub fn new(incoming: Incoming, lease: Lease, deadlines: Deadlines) -> UpstreamBody {
-        UpstreamBody { incoming, lease: Some(lease), deadlines, timer: BodyTimer::default() }
+        UpstreamBody { incoming, lease: Some(lease), guard: None, deadlines, timer: BodyTimer::default() }
+    }
+
+    /// The same, of an endpoint that is told when the body is through.
+    #[must_use]
+    pub fn guarded(mut self, guard: Option<Guard>) -> UpstreamBody {
+        self.guard = guard.map(Box::new);
+        self
     }
 
     /// The next frame, for a walk that reads the body itself.
@@ -116,6 +126,7 @@ impl UpstreamBody {
         if let Some(lease) = self.lease.take() {
             lease.give_back(&record.traffic);
         }
+        drop(self.guard.take());
     }
 
     /// Whether nothing is to come.

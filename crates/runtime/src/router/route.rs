@@ -12,6 +12,8 @@ use ferrogate_model::kinds::rest_api::{HostRewrite, Method, Operation, Scheme};
 use ferrogate_model::{ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain};
 
+use crate::upstream::group::Group;
+
 /// One operation on one virtual host, ready to serve.
 pub struct CompiledRoute {
     /// `METHOD|FULLPATH|VHOST` (contract 4.1), for logs and rate-limit keys.
@@ -53,7 +55,7 @@ pub enum Upgrades {
 }
 
 /// A set of endpoints that can serve the same requests.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// The definition's name; `main` or `sandbox` for a direct URL.
     pub name: String,
@@ -63,6 +65,8 @@ pub struct Target {
     pub base_path: String,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
+    /// How an endpoint is taken and guarded, where that is more than a weighted turn.
+    pub group: Option<Arc<Group>>,
 }
 
 /// One endpoint of a target.

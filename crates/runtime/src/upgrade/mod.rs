@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 
 use crate::error::{Failure, Reason};
 use crate::router::CompiledRoute;
+use crate::upstream::pick::Guard;
 
 const WEBSOCKET: &str = "websocket";
 
@@ -49,6 +50,8 @@ pub struct Switched {
     client: OnUpgrade,
     upstream: OnUpgrade,
     extended: bool,
+    /// The endpoint counts the tunnel as a request under way.
+    _guard: Option<Guard>,
 }
 
 /// What the request's head offers. An extended CONNECT becomes the GET that it stands for
@@ -140,11 +143,18 @@ impl Switch {
             response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
         }
         let Switch { protocol, client, extended, accept: _ } = self;
-        Ok(Switched { protocol, client, upstream, extended })
+        Ok(Switched { protocol, client, upstream, extended, _guard: None })
     }
 }
 
 impl Switched {
+    /// The same, of an endpoint that is told when the tunnel ends.
+    #[must_use]
+    pub fn guarded(mut self, guard: Option<Guard>) -> Switched {
+        self._guard = guard;
+        self
+    }
+
     /// Makes the head say to the client what it must hear.
     pub fn tell<B>(&self, response: &mut Response<B>) {
         if self.extended {

@@ -6,24 +6,31 @@
 
 pub mod balance;
 pub mod body;
+mod choose;
+pub mod circuit;
 pub mod connect;
+pub mod group;
+pub mod hash;
+pub mod outlier;
+pub mod pick;
 pub mod pool;
+pub mod states;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use self::body::OutgoingBody;
 use self::connect::Connector;
+use self::pick::Picked;
 use self::pool::{Lease, Pool};
 use crate::access_log::Traffic;
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
 use crate::metrics::WorkerMetrics;
-use crate::router::Endpoint;
 
 /// One worker's way to the upstreams.
 pub struct Upstreams {
@@ -51,11 +58,12 @@ impl Upstreams {
     pub async fn send(
         &self,
         mut request: Request<OutgoingBody>,
-        endpoint: &Endpoint,
+        picked: &Picked<'_>,
         connect_timeout: Duration,
         deadlines: &Deadlines,
         traffic: &Traffic,
     ) -> Result<Reply, Failure> {
+        let endpoint = picked.endpoint();
         if let Some(mut lease) = self.pool.take(endpoint) {
             let spare = repeatable(&request);
             match attempt(&mut lease, request, deadlines, traffic).await? {
@@ -72,13 +80,23 @@ impl Upstreams {
             self.metrics.upstream_retried.one();
         }
         // The second time on a connection of its own: a kept one could be as stale.
-        let sender = deadlines.bound(traffic, self.connector.connect(endpoint, connect_timeout)).await??;
-        self.metrics.upstream_opened.one();
-        let mut lease = self.pool.lease(endpoint, sender);
+        let mut lease = deadlines.bound(traffic, self.open(picked, connect_timeout)).await??;
         match attempt(&mut lease, request, deadlines, traffic).await? {
             Attempt::Answered(response) => Ok(Reply { response, lease }),
             Attempt::NotSent(_, failure) | Attempt::Lost(failure) => Err(failure),
         }
+    }
+
+    /// A new connection, once the endpoint may have another.
+    async fn open(&self, picked: &Picked<'_>, limit: Duration) -> Result<Lease, Failure> {
+        let begun = Instant::now();
+        let admitted = tokio::time::timeout(limit, picked.admit_connection()).await.map_err(|_| {
+            Failure::with(Reason::Overflow, format!("no connection became free within {limit:?}"))
+        })?;
+        let counted = admitted?;
+        let sender = self.connector.connect(picked.endpoint(), limit.saturating_sub(begun.elapsed())).await?;
+        self.metrics.upstream_opened.one();
+        Ok(self.pool.lease(picked.endpoint(), sender, counted))
     }
 }
 

@@ -15,6 +15,7 @@ use ferrogate_model::kinds::rest_api::Scheme;
 use hyper::client::conn::http1::SendRequest;
 
 use super::body::OutgoingBody;
+use super::circuit::Connection;
 use crate::access_log::Traffic;
 use crate::router::Endpoint;
 
@@ -41,6 +42,7 @@ pub struct Lease {
     pub sender: SendRequest<OutgoingBody>,
     key: Rc<Endpoint>,
     opened: Instant,
+    counted: Option<Connection>,
     pool: Rc<Pool>,
 }
 
@@ -48,6 +50,7 @@ struct Idle {
     sender: SendRequest<OutgoingBody>,
     key: Rc<Endpoint>,
     opened: Instant,
+    counted: Option<Connection>,
     since: Instant,
 }
 
@@ -119,16 +122,31 @@ impl Pool {
         let now = Instant::now();
         while let Some(candidate) = kept.pop_back() {
             if !candidate.sender.is_closed() && self.usable(&candidate, now) {
-                let Idle { sender, key, opened, since: _ } = candidate;
-                return Some(Lease { sender, key, opened, pool: self.clone() });
+                let Idle { sender, key, opened, counted, since: _ } = candidate;
+                return Some(Lease { sender, key, opened, counted, pool: self.clone() });
             }
         }
         None
     }
 
-    /// A connection just made.
-    pub fn lease(self: &Rc<Pool>, endpoint: &Endpoint, sender: SendRequest<OutgoingBody>) -> Lease {
-        Lease { sender, key: Rc::new(endpoint.clone()), opened: Instant::now(), pool: self.clone() }
+    /// A connection just made; `counted` where the endpoint may only have so many.
+    pub fn lease(
+        self: &Rc<Pool>,
+        endpoint: &Endpoint,
+        sender: SendRequest<OutgoingBody>,
+        counted: Option<Connection>,
+    ) -> Lease {
+        let key = Rc::new(endpoint.clone());
+        Lease { sender, key, opened: Instant::now(), counted, pool: self.clone() }
+    }
+
+    /// Drops idle connections that a request somewhere waits for: another worker cannot use
+    /// them, and may not open its own while they count.
+    pub fn make_room(&self) {
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|idle| !idle.counted.as_ref().is_some_and(Connection::is_wanted));
+            !kept.is_empty()
+        });
     }
 
     /// Drops what is dead or too old. Called now and then by the worker, so that a pool of
@@ -160,14 +178,17 @@ impl Lease {
         if !traffic.request_complete.get() || self.sender.is_closed() {
             return;
         }
-        let Lease { sender, key, opened, pool } = self;
+        if self.counted.as_ref().is_some_and(Connection::is_wanted) {
+            return;
+        }
+        let Lease { sender, key, opened, counted, pool } = self;
         let mut idle = pool.idle.borrow_mut();
         let kept = idle.entry(Key(key.clone())).or_default();
         if kept.len() >= pool.limits.max_idle {
             kept.pop_front();
         }
         if pool.limits.max_idle > 0 {
-            kept.push_back(Idle { sender, key, opened, since: Instant::now() });
+            kept.push_back(Idle { sender, key, opened, counted, since: Instant::now() });
         }
     }
 }

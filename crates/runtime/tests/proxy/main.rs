@@ -9,4 +9,5 @@ mod policies;
 mod support;
 mod tls;
 mod upgrades;
+mod upstreams;
 mod walk;

@@ -4,24 +4,30 @@
 //! [`RestApi::parse`] at the edge (`parse` and the files beside it, one per part of
 //! the document) and, in the runtime, from a resource's payload.
 
+mod balancing;
+mod duration_ms;
 mod headers;
 mod hosts;
 mod operations;
 mod parse;
 mod policies;
+mod protection;
 mod upgrades;
 mod upstreams;
 mod url;
+mod values;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use balancing::{BalancingPolicy, DEFAULT_COOKIE, HashKey, LoadBalancing, StickyCookie};
 pub use headers::{MAX_REGEX_BYTES, header_regex};
 pub use operations::{MAX_HEADER_MATCHES, MAX_OPERATIONS, MAX_ROUTES};
 pub use parse::{MAX_MAP_ENTRIES, MAX_PLANS, Parsed};
 pub use policies::MAX_POLICIES;
+pub use protection::{CircuitBreaker, FailureRate, OutlierDetection};
 pub use upgrades::MAX_UPGRADES;
 pub use upstreams::{MAX_TARGETS, MAX_UPSTREAM_DEFINITIONS};
 
@@ -156,6 +162,15 @@ pub struct UpstreamDefinition {
     pub connect_timeout: Option<Duration>,
     /// The targets; never empty, one scheme.
     pub targets: Vec<WeightedTarget>,
+    /// `loadBalancing`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+    /// `outlierDetection`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// `circuitBreaker`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 /// `spec.upstreamDefinitions[].upstreams[]`.
@@ -167,6 +182,9 @@ pub struct WeightedTarget {
     /// 0 to 100; `None` when the author gave none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u8>,
+    /// Where it runs; runtimes of that zone prefer it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
 }
 
 /// `resilience`: `None` inherits, zero disables.
@@ -313,24 +331,5 @@ impl Method {
     #[must_use]
     pub fn from_token(token: &str) -> Option<Method> {
         Method::ALL.into_iter().find(|method| method.as_str() == token)
-    }
-}
-
-/// Durations travel as whole milliseconds, so that canonical JSON has one form for each.
-mod duration_ms {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        let millis = value.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-        match millis {
-            Some(millis) => serializer.serialize_u64(millis),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
     }
 }

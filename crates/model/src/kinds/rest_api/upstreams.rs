@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::url::{self, UrlFault};
 use super::{HostRewrite, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget};
+use super::{balancing, protection};
 use crate::duration;
 use crate::fields::{Fields, Findings};
 
@@ -111,7 +112,10 @@ fn definition(
     names: &mut HashSet<String>,
     found: &mut Findings,
 ) -> Option<UpstreamDefinition> {
-    fields.only(&["name", "basePath", "timeout", "upstreams"], found);
+    fields.only(
+        &["name", "basePath", "timeout", "upstreams", "loadBalancing", "outlierDetection", "circuitBreaker"],
+        found,
+    );
     let name = definition_name(fields, names, found);
     let base_path = fields.text("basePath", found).unwrap_or_default();
     if fields.has("basePath") && !is_base_path(&base_path) {
@@ -136,7 +140,16 @@ fn definition(
             "every weight is 0, so a policy that selects this definition fails",
         );
     }
-    Some(UpstreamDefinition { name, base_path, connect_timeout, targets })
+    let load_balancing = balancing::read(fields, found);
+    Some(UpstreamDefinition {
+        name,
+        base_path,
+        connect_timeout,
+        targets,
+        load_balancing,
+        outlier_detection: protection::outlier_detection(fields, found),
+        circuit_breaker: protection::circuit_breaker(fields, found),
+    })
 }
 
 fn definition_name(fields: &Fields<'_>, names: &mut HashSet<String>, found: &mut Findings) -> String {
@@ -184,8 +197,9 @@ fn connect_timeout(fields: &Fields<'_>, found: &mut Findings) -> Option<Duration
 }
 
 fn target(fields: &Fields<'_>, found: &mut Findings) -> Option<WeightedTarget> {
-    fields.only(&["url", "weight"], found);
+    fields.only(&["url", "weight", "zone"], found);
     let weight = weight(fields, found);
+    let zone = zone(fields, found);
     let text = fields.text("url", found).unwrap_or_default();
     let path = fields.path("url");
     if text.is_empty() {
@@ -211,7 +225,18 @@ fn target(fields: &Fields<'_>, found: &mut Findings) -> Option<WeightedTarget> {
             found.violations.push(path.clone(), message);
         }
     }
-    Some(WeightedTarget { url: split.target, weight })
+    Some(WeightedTarget { url: split.target, weight, zone })
+}
+
+fn zone(fields: &Fields<'_>, found: &mut Findings) -> Option<String> {
+    let zone = fields.text("zone", found)?;
+    let fits = (1..=MAX_NAME_CHARS).contains(&zone.chars().count())
+        && zone.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:".contains(c));
+    if !fits {
+        found.violations.push(fields.path("zone"), "Zone must be 1-100 letters, digits or any of - _ . / :");
+        return None;
+    }
+    Some(zone)
 }
 
 fn weight(fields: &Fields<'_>, found: &mut Findings) -> Option<u8> {
