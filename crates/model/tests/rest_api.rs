@@ -205,6 +205,14 @@ fn the_head_of_the_document() {
         "spec.context",
         "Context must not contain empty, '.' or '..' segments",
     );
+    // Nothing but the slash is wrong here: the operations are not alike without it.
+    let mut slashless = with("/spec/context", json!("books"));
+    change(
+        &mut slashless,
+        "/spec/operations",
+        Some(json!([{"method": "GET", "path": "/a"}, {"method": "GET", "path": "/b"}])),
+    );
+    check(&slashless, &[("spec.context", "Context must start with /")]);
     for (written, resolved) in
         [("/", "/"), ("/w/$version", "/w/v1.0"), ("/$version/$version-x", "/v1.0/v1.0-x")]
     {

@@ -87,7 +87,9 @@ fn operation(
         let mut sorted = headers.clone();
         sorted.sort();
         sorted.dedup();
-        let pattern = PathPattern::new(context, &path, exact);
+        // Every operation stands below the same context, which may itself be faulty: without a
+        // slash at its start it would swallow the paths and make them all alike.
+        let pattern = PathPattern::new("/", &path, exact);
         let first = *seen.entry((method, pattern, sorted)).or_insert(index);
         if first != index {
             let message = format!(
