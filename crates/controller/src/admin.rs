@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use ferrogate_base::readiness::Readiness;
 use ferrogate_base::telemetry::METRICS_CONTENT_TYPE;
+use ferrogate_model::Kind;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
@@ -85,6 +86,7 @@ async fn health(State(admin): State<Arc<Admin>>) -> Response {
     match admin.app.replica.store_state() {
         StoreState::Starting => body["store"] = Value::from("starting"),
         StoreState::Available => body["store"] = Value::from("available"),
+        StoreState::Sealed { .. } => body["store"] = Value::from("sealed"),
         // The reason names hosts; it is in the log and not for everybody.
         StoreState::Unavailable { .. } => body["store"] = Value::from("unavailable"),
     }
@@ -116,7 +118,8 @@ async fn config_dump(State(admin): State<Arc<Admin>>) -> Response {
     }
     let mut apis = Vec::new();
     if let Some(snapshot) = admin.app.replica.current() {
-        for entry in snapshot.entries() {
+        // A secret is no API, and its value is nobody's to dump.
+        for entry in snapshot.entries().filter(|entry| entry.stored.name.kind == Kind::RestApi) {
             let stored = &entry.stored;
             let mut configuration = serde_json::from_str(&stored.source).unwrap_or(Value::Null);
             redact(&mut configuration);
@@ -168,7 +171,7 @@ async fn deprecate(OriginalUri(uri): OriginalUri, request: Request, next: Next) 
 
 /// The address first, then the role: a caller from elsewhere learns nothing about passwords.
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.0.ip());
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.address.ip());
     if !peer.is_some_and(|address| is_allowed(&admin.allowed_ips, address)) {
         return (StatusCode::FORBIDDEN, "Forbidden\n").into_response();
     }

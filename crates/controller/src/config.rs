@@ -20,13 +20,14 @@ use crate::auth::admin_password::ADMIN_NAME;
 use crate::auth::basic::{Password, User};
 use crate::auth::jwt::JwtSettings;
 use crate::auth::roles::ADMIN;
+use crate::seal::files::{DEFAULT_VERSION, KeyFile};
 
 /// The sections of a configuration file that are the controller's.
 pub const SECTIONS: [&str; 2] = ["controller", "immutable_gateway"];
 
 /// Keys of contract 7 that a file may hold and that have no effect here: what they tune
 /// does not exist (polling, a separate event pool), or is not built.
-const ACCEPTED: [&str; 15] = [
+const ACCEPTED: [&str; 14] = [
     "controller.admin_server.pprof",
     "controller.policies",
     "controller.llm",
@@ -34,7 +35,6 @@ const ACCEPTED: [&str; 15] = [
     "controller.controlplane",
     "controller.policy_server",
     "controller.server.skip_invalid_deployments_on_startup",
-    "controller.encryption",
     "controller.storage.postgres.max_idle_conns",
     "controller.storage.postgres.connect_timeout",
     "controller.storage.postgres.conn_max_lifetime",
@@ -66,6 +66,8 @@ pub struct Config {
     pub database_url: Secret,
     /// Connections to the store.
     pub pool_size: u32,
+    /// The keys that seal what is stored, the one that seals first; none for the default.
+    pub encryption: Vec<KeyFile>,
     /// Where the management API listens.
     pub management: Option<SocketAddr>,
     /// Where the admin server listens.
@@ -125,6 +127,24 @@ struct ConfiguredUser {
     roles: Vec<String>,
 }
 
+/// `controller.encryption.providers[]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfiguredProvider {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    keys: Vec<ConfiguredKey>,
+}
+
+/// `controller.encryption.providers[].keys[]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfiguredKey {
+    version: String,
+    file: PathBuf,
+}
+
 /// Templates of artifacts look here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Environment;
@@ -149,6 +169,7 @@ impl Config {
             zone: reader.string("controller.zone", ""),
             database_url: database_url(reader, &data_dir),
             pool_size: pool_size(reader),
+            encryption: encryption(reader),
             management: listen(
                 reader,
                 "management",
@@ -193,6 +214,14 @@ impl Config {
             join_token_file,
             stream_tls,
         }
+    }
+}
+
+impl Config {
+    /// Whether the database is one that several controllers may share.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        !self.database_url.expose().starts_with("sqlite://")
     }
 }
 
@@ -311,6 +340,29 @@ fn port(reader: &mut Reader<'_>) -> u64 {
     let specific = reader.integer("controller.storage.postgres.port", 5432, range.clone());
     let generic = reader.integer(GENERIC, 5432, range);
     if reader.is_set(GENERIC) { generic } else { specific }
+}
+
+/// One key by its file, or providers as contract 7.2 has them.
+fn encryption(reader: &mut Reader<'_>) -> Vec<KeyFile> {
+    const PROVIDERS: &str = "controller.encryption.providers";
+    const FILE: &str = "controller.encryption.key_file";
+    let single = reader.optional_path(FILE);
+    let providers: Vec<ConfiguredProvider> = reader.tables(PROVIDERS);
+    for provider in &providers {
+        if provider.kind != "aesgcm" {
+            reader.problem(PROVIDERS, "every type must be \"aesgcm\"");
+        }
+        if provider.keys.is_empty() {
+            reader.problem(PROVIDERS, "every provider needs keys");
+        }
+    }
+    if single.is_some() && !providers.is_empty() {
+        reader.problem(FILE, "cannot stand beside encryption.providers: name the file there");
+    }
+    let single = single.map(|path| KeyFile { version: DEFAULT_VERSION.to_owned(), path });
+    let configured = providers.into_iter().flat_map(|provider| provider.keys);
+    let configured = configured.map(|key| KeyFile { version: key.version, path: key.file });
+    single.into_iter().chain(configured).collect()
 }
 
 fn stream_tls(reader: &mut Reader<'_>) -> Option<StreamTls> {
@@ -448,6 +500,9 @@ mod tests {
             sslmode = "verify-full"
             [controller.event_hub]
             poll_interval = "3s"
+            [[controller.encryption.providers]]
+            type = "aesgcm"
+            keys = [{version = "new", file = "/keys/new.bin"}, {version = "old", file = "/keys/old.bin"}]
             [[controller.auth.basic.users]]
             username = "ops"
             password = "secret"
@@ -474,6 +529,9 @@ mod tests {
         assert_eq!(config.defaults.main_host, "*.example.com");
         assert_eq!(config.admin_password.map(|password| password.matches("mine")), Some(true));
         assert!(config.immutable && config.jwt.is_some());
+        let keys = config.encryption.iter().map(|key| (key.version.as_str(), key.path.to_str()));
+        let wanted = [("new", Some("/keys/new.bin")), ("old", Some("/keys/old.bin"))];
+        assert_eq!(keys.collect::<Vec<_>>(), wanted);
     }
 
     #[test]
@@ -533,6 +591,9 @@ mod tests {
             type = "postgres"
             [controller.stream.tls]
             cert_file = "a.pem"
+            [controller.encryption]
+            key_file = "k"
+            providers = [{type = "vault"}]
             [[controller.auth.basic.users]]
             username = ""
             password = "x"
@@ -550,6 +611,8 @@ mod tests {
             "controller.storage.postgres.host",
             "controller.stream.tls.cert_file",
             "controller.auth.basic.users",
+            "controller.encryption.key_file",
+            "controller.encryption.providers",
             "controller.auth.idp.jwks_url",
             "controller.auth.idp.issuer",
             "controller.auth.idp.role_mapping",

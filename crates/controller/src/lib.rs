@@ -16,5 +16,6 @@ pub mod metrics;
 pub mod replicate;
 pub mod retention;
 pub mod run;
+pub mod seal;
 pub mod snapshot;
 pub mod status;

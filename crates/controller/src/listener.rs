@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Accepting connections within limits: only so many at once, and none that stays
-//! silent for long. Slow and forgotten clients of the management side cost a file
-//! descriptor each; without a limit they would cost all of them.
+//! Accepting connections within limits: only so many at once, none that stays silent
+//! for long, and none whose request arrives byte by byte. Slow and forgotten clients of
+//! the management side cost a file descriptor each; without a limit they would cost all
+//! of them. The time of a body is bounded where it is read, in `api::options`.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +27,9 @@ const MAX_CONNECTIONS: usize = 10_000;
 /// A connection from which nothing is heard for this long is closed. Longer than the
 /// longest wait for live and a commit together, during which the client says nothing.
 const SILENCE: Duration = Duration::from_secs(120);
+/// The longest a request's head may take from its first byte to its last, and the rest of a
+/// body that nobody read after the answer. The connection is closed then.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// After a failed accept, usually for want of file descriptors, the pause before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,24 +37,51 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Limited {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    head_deadline: Duration,
 }
 
 /// A connection that holds its place.
 pub struct Connection {
     stream: TcpStream,
     silence: Pin<Box<Sleep>>,
+    /// Runs while a head is arriving.
+    head: Option<Pin<Box<Sleep>>>,
+    head_deadline: Duration,
+    serving: Arc<AtomicBool>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-/// The address of a connection's other end.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether a request of it is being answered: what arrives meanwhile is no head.
+    serving: Arc<AtomicBool>,
+}
+
+/// Held while a request is being answered.
+struct Turn(Arc<AtomicBool>);
 
 impl Limited {
     /// With the limits of this module.
     #[must_use]
     pub fn new(listener: TcpListener) -> Limited {
-        Limited { listener, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Limited { listener, permits, head_deadline: HEAD_DEADLINE }
+    }
+}
+
+/// Tells the connection that a head has arrived. The outermost layer of every server here.
+pub async fn arrived(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    peer.serving.store(true, Ordering::Release);
+    let _turn = Turn(peer.serving);
+    next.run(request).await
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -65,7 +100,15 @@ impl Listener for Limited {
                         tracing::debug!(%error, "a connection was gone before it was served");
                     }
                     let silence = Box::pin(sleep(SILENCE));
-                    return (Connection { stream, silence, _place: place }, peer);
+                    let connection = Connection {
+                        stream,
+                        silence,
+                        head: None,
+                        head_deadline: self.head_deadline,
+                        serving: Arc::default(),
+                        _place: place,
+                    };
+                    return (connection, peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -82,7 +125,21 @@ impl Listener for Limited {
 
 impl Connected<IncomingStream<'_, Limited>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Limited>) -> Peer {
-        Peer(*stream.remote_addr())
+        Peer { address: *stream.remote_addr(), serving: Arc::clone(&stream.io().serving) }
+    }
+}
+
+impl Connection {
+    /// Whether the head that is arriving has taken too long.
+    fn is_late(&mut self, context: &mut Context<'_>, arrived: bool) -> bool {
+        if self.serving.load(Ordering::Acquire) {
+            self.head = None;
+            return false;
+        }
+        if arrived && self.head.is_none() {
+            self.head = Some(Box::pin(sleep(self.head_deadline)));
+        }
+        self.head.as_mut().is_some_and(|head| head.as_mut().poll(context).is_ready())
     }
 }
 
@@ -93,6 +150,9 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.is_late(context, read.is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         if read.is_ready() {
             self.silence.as_mut().reset(Instant::now() + SILENCE);
             return read;
@@ -131,5 +191,71 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use ferrogate_base::tasks::Tasks;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::oneshot;
+
+    use super::{Limited, Peer, arrived};
+
+    const HEAD: Duration = Duration::from_millis(300);
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A server whose handler answers when the other end of the channel says so.
+    async fn serve(tasks: &Tasks, release: oneshot::Receiver<()>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let release = std::sync::Arc::new(tokio::sync::Mutex::new(Some(release)));
+        let handler = move || async move {
+            if let Some(release) = release.lock().await.take() {
+                release.await.ok();
+            }
+            "done"
+        };
+        let router = Router::new().route("/", get(handler)).layer(from_fn(arrived));
+        let limited = Limited { head_deadline: HEAD, ..Limited::new(listener) };
+        let service = router.into_make_service_with_connect_info::<Peer>();
+        tasks.spawn("server", async move {
+            axum::serve(limited, service).await.ok();
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_head_that_trickles_in_is_cut_off() {
+        let (tasks, (_release, waiting)) = (Tasks::new(), oneshot::channel());
+        let mut stream = TcpStream::connect(serve(&tasks, waiting).await).await.expect("listens");
+        let started = tokio::time::Instant::now();
+        let mut byte = tokio::time::interval(HEAD / 10);
+        stream.write_all(b"GET / HTTP/1.1\r\nx: ").await.expect("sent");
+        // A byte every tenth of the deadline: never silent, never done.
+        while stream.write_all(b"x").await.is_ok() {
+            assert!(started.elapsed() < SOON, "still read after {:?}", started.elapsed());
+            byte.tick().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_take_longer_than_a_head() {
+        let (tasks, (release, waiting)) = (Tasks::new(), oneshot::channel());
+        let mut stream = TcpStream::connect(serve(&tasks, waiting).await).await.expect("listens");
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+        let mut answer = [0; 64];
+        let early = tokio::time::timeout(HEAD * 3, stream.read(&mut answer)).await;
+        assert!(early.is_err(), "answered or closed before its time: {early:?}");
+        release.send(()).expect("the handler waits");
+        let read = tokio::time::timeout(SOON, stream.read(&mut answer)).await.expect("in time");
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{read:?}");
     }
 }

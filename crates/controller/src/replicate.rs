@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ferrogate_model::{Position, Revision};
 use ferrogate_store::feed::{Feed, FeedEvent};
-use ferrogate_store::{State, Store};
+use ferrogate_store::{State, Store, StoreError};
 use ferrogate_xds::Catalog;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,13 @@ pub enum StoreState {
     Starting,
     /// The last read succeeded.
     Available,
+    /// What was read does not open: this replica lacks the key.
+    Sealed {
+        /// What does not open.
+        what: String,
+        /// The key it needs.
+        key: String,
+    },
     /// The last read failed; what is served may be behind.
     Unavailable {
         /// Why.
@@ -137,6 +144,17 @@ impl Replica {
                 FeedEvent::Reset(state) => {
                     tracing::info!(position = %state.position, artifacts = state.artifacts.len(), "state loaded");
                     follower.reset(load(state, limits).await?)
+                }
+                FeedEvent::Unavailable(StoreError::Sealed { what, key }) => {
+                    tracing::error!(
+                        what,
+                        key,
+                        "what is stored is sealed under a key that this controller does not have: give it the \
+                         files that controller.encryption names on the others. It serves what it has, takes no \
+                         writes and is not ready until then"
+                    );
+                    self.store.send_replace(StoreState::Sealed { what, key });
+                    continue;
                 }
                 FeedEvent::Unavailable(error) => {
                     tracing::warn!(%error, "the store is unavailable; reads are answered from memory");

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn;
 use ferrogate_base::clock::{Clock, SystemClock};
 use ferrogate_base::readiness::{Blocker, Readiness};
 use ferrogate_base::secret::Secret;
@@ -30,10 +31,12 @@ use crate::auth::jwt::JwtVerifier;
 use crate::auth::{Auth, admin_password::Admin as Administrator};
 use crate::config::{Config, Environment, StreamTls};
 use crate::deploy::{Admission, Deployer};
-use crate::listener::{Limited, Peer};
+use crate::listener::{self, Limited, Peer};
 use crate::metrics::Metrics;
 use crate::replicate::{Replica, StoreState};
 use crate::retention;
+use crate::seal::files::{self as key_files, KeyFileError};
+use crate::seal::store::SealedStore;
 use crate::snapshot::Limits;
 use crate::status::Status;
 use crate::status::fleet::Fleet;
@@ -112,6 +115,9 @@ pub enum StartError {
     /// The join token file is empty.
     #[error("the join token file {0} is empty")]
     EmptyToken(PathBuf),
+    /// The keys that seal what is stored cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
     /// The stream's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -148,7 +154,18 @@ impl Controller {
         if let Some(address) = addresses.stream.filter(|address| !guarded && !address.ip().is_loopback()) {
             return Err(StartError::Unprotected(address));
         }
+        let ring = key_files::load(&config.encryption, &config.data_dir, !config.is_shared())?;
+        let seals = ring.is_some();
+        if !seals {
+            tracing::warn!(
+                "no key is configured to seal what is stored: artifacts are stored in the clear, with what their \
+                 templates stand for, and secrets are refused. Set controller.encryption.key_file, the same on \
+                 every controller of the gateway"
+            );
+        }
         let store = parts.store.map_or_else(|| open_store(&config), Ok)?;
+        let gateway = GatewayId::from(config.gateway_id.as_str());
+        let store: Arc<dyn Store> = Arc::new(SealedStore::new(store, ring, gateway));
         let (auth, administrator, jwt) = authenticators(&config)?;
         let (front, back) = (Tasks::new(), Tasks::new());
         let (metrics, replica, readiness) = (Metrics::new(), Replica::new(), Readiness::new());
@@ -162,13 +179,7 @@ impl Controller {
             Arc::clone(&metrics),
             config.zone.clone(),
         ));
-        follow(
-            &back,
-            &store,
-            &replica,
-            &metrics,
-            readiness.block("nothing has been read from the store yet"),
-        );
+        follow(&back, &store, &replica, &metrics, &readiness);
         back.spawn("lease reports", Arc::clone(&status).report(back.token()));
         back.spawn("retention", retention::run(Arc::clone(&store), config.keep_revisions, back.token()));
         if let Some(jwt) = jwt {
@@ -183,7 +194,7 @@ impl Controller {
             status,
             auth: Arc::new(auth),
             metrics: Arc::clone(&metrics),
-            settings: settings(&config),
+            settings: settings(&config, seals),
             openapi: api::description(),
         });
         let admin = Arc::new(Admin {
@@ -248,14 +259,15 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, OpenError> {
 }
 
 fn admission(config: &Config, registry: Arc<Registry>, services: Services) -> Admission {
-    Admission { registry, services, defaults: config.defaults.clone(), lookup: Arc::new(Environment) }
+    Admission { registry, services, defaults: config.defaults.clone(), environment: Arc::new(Environment) }
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, seals: bool) -> Settings {
     Settings {
         gateway_id: config.gateway_id.clone(),
         replica_id: config.replica_id.clone(),
         immutable: config.immutable,
+        seals,
         max_document_bytes: config.max_document_bytes,
         max_bundle_bytes: config.max_bundle_bytes,
     }
@@ -267,8 +279,10 @@ fn follow(
     store: &Arc<dyn Store>,
     replica: &Arc<Replica>,
     metrics: &Arc<Metrics>,
-    first: Blocker,
+    readiness: &Readiness,
 ) {
+    let first = readiness.block("nothing has been read from the store yet");
+    let readiness = readiness.clone();
     let (source, target, token) = (Arc::clone(store), Arc::clone(replica), back.token());
     back.spawn_restarting("replication", move || {
         Arc::clone(&target).run(Arc::clone(&source), Limits::default(), token.clone())
@@ -277,14 +291,25 @@ fn follow(
     let mut states = replica.store_states();
     let token = back.token();
     back.spawn("snapshot watch", async move {
-        let mut first = Some(first);
+        let (mut first, mut sealed) = (Some(first), None::<Blocker>);
         loop {
             if let Some(snapshot) = snapshots.borrow_and_update().clone() {
                 let position = snapshot.position();
                 metrics.published(position.epoch.0, position.revision.0, snapshot.len(), snapshot.deployed());
                 first = None;
             }
-            metrics.set_store_available(matches!(*states.borrow_and_update(), StoreState::Available));
+            let state = states.borrow_and_update().clone();
+            metrics.set_store_available(matches!(state, StoreState::Available));
+            sealed = match state {
+                StoreState::Sealed { what, key } => sealed.or_else(|| {
+                    let reason =
+                        format!("{what} is sealed under the key '{key}', which this controller lacks");
+                    Some(readiness.block(reason))
+                }),
+                // Down is not open: what was sealed before the outage is sealed still.
+                StoreState::Unavailable { .. } => sealed,
+                StoreState::Starting | StoreState::Available => None,
+            };
             tokio::select! {
                 // All arms only wait. The replica, which owns both senders, is held above.
                 () = token.cancelled() => break,
@@ -292,7 +317,7 @@ fn follow(
                 _changed = states.changed() => {}
             }
         }
-        drop((first, replica));
+        drop((first, sealed, replica));
     });
 }
 
@@ -300,6 +325,7 @@ fn http(front: &Tasks, what: &'static str, listener: Option<TcpListener>, router
     let Some(listener) = listener else { return };
     let token = front.token();
     front.spawn(what, async move {
+        let router = router.layer(from_fn(listener::arrived));
         let service = router.into_make_service_with_connect_info::<Peer>();
         let served = axum::serve(Limited::new(listener), service)
             .with_graceful_shutdown(token.cancelled_owned())

@@ -248,7 +248,7 @@ impl Place {
             (Place::Root, "apiVersion" | "kind")
             | (Place::Metadata, "name")
             | (Place::TextMap, _)
-            | (Place::Spec, "displayName" | "version" | "context")
+            | (Place::Spec, "displayName" | "version" | "context" | "description" | "value")
             | (Place::HeaderMatch, "name" | "value") => Place::Text,
             _ => Place::Any,
         }

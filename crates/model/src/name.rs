@@ -21,6 +21,8 @@ pub struct GatewayId(pub Arc<str>);
 pub enum Kind {
     /// A REST API: operations under a context, policies, upstreams.
     RestApi,
+    /// A secret: a value that templates of other artifacts name. It stays with the controllers.
+    Secret,
 }
 
 /// `metadata.name` of an artifact: unique within its gateway and kind, and its path segment in the API.
@@ -62,13 +64,24 @@ pub enum NameError {
 
 impl Kind {
     /// Every kind, for tables and loops.
-    pub const ALL: [Kind; 1] = [Kind::RestApi];
+    pub const ALL: [Kind; 2] = [Kind::RestApi, Kind::Secret];
+
+    /// Whether runtimes are sent artifacts of this kind. One that is not reaches them, if at
+    /// all, as what a template in another artifact made of it.
+    #[must_use]
+    pub const fn is_served(self) -> bool {
+        match self {
+            Kind::RestApi => true,
+            Kind::Secret => false,
+        }
+    }
 
     /// The name used in documents (`kind: RestApi`).
     #[must_use]
     pub const fn document_name(self) -> &'static str {
         match self {
             Kind::RestApi => "RestApi",
+            Kind::Secret => "Secret",
         }
     }
 
@@ -77,7 +90,14 @@ impl Kind {
     pub const fn path_name(self) -> &'static str {
         match self {
             Kind::RestApi => "rest-apis",
+            Kind::Secret => "secrets",
         }
+    }
+
+    /// The kind with this document name.
+    #[must_use]
+    pub fn from_document_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.document_name() == name)
     }
 
     /// The kind with this path name.

@@ -34,9 +34,10 @@ const PLACES: [&str; 9] = [
 ];
 
 fn read(payload: &str) -> RestApi {
-    let Artifact::RestApi(api) =
-        Artifact::from_payload(Kind::RestApi, payload.as_bytes()).expect("a readable payload");
-    api
+    match Artifact::from_payload(Kind::RestApi, payload.as_bytes()).expect("a readable payload") {
+        Artifact::RestApi(api) => api,
+        Artifact::Secret(secret) => panic!("{secret:?} is no API"),
+    }
 }
 
 #[test]

@@ -20,6 +20,15 @@ pub enum StoreError {
         /// The highest.
         head: Revision,
     },
+    /// What is stored is sealed under a key that this replica does not have; a person must
+    /// give it the key.
+    #[error("{what} is sealed under the key '{key}', which does not open it here")]
+    Sealed {
+        /// What could not be opened.
+        what: String,
+        /// The key's version, as written beside it.
+        key: String,
+    },
     /// What is stored is not what this version writes; a person must look.
     #[error("the stored data is not readable by this version: {0}")]
     Corrupt(String),
@@ -45,6 +54,12 @@ pub enum CommitError {
         claim: String,
         /// Who has it.
         holder: ResourceName,
+    },
+    /// An expectation did not hold; nothing was written. Plan the batch anew from what is there now.
+    #[error("{name} has changed, or refers to what is about to change, since the batch was planned")]
+    Moved {
+        /// The artifact that differs from what was expected.
+        name: ResourceName,
     },
     /// Nothing was written.
     #[error(transparent)]

@@ -29,9 +29,10 @@ pub use error::{CommitError, StoreError};
 pub use feed::{Feed, FeedEvent};
 pub use lease::{Cluster, ControllerLease, RuntimeLease};
 pub use open::{OpenError, Options, open};
+pub use plan::id_claim;
 pub use read::resync_needed;
 pub use types::{
-    Batch, Change, Changes, Commit, Committed, Guard, Head, Hints, State, StoredArtifact, Write,
+    Batch, Change, Changes, Commit, Committed, Expect, Guard, Head, Hints, State, StoredArtifact, Write,
 };
 
 /// What a gateway's storage can do. Every method has the deadline the store was opened with.
@@ -59,8 +60,14 @@ pub trait Store: Send + Sync + 'static {
     /// was committed, `None` when it was not and never will be.
     async fn outcome(&self, batch_id: uuid::Uuid) -> Result<Option<Committed>, StoreError>;
 
-    /// One artifact's revisions still readable, newest first.
-    async fn revisions(&self, name: &ResourceName, limit: usize) -> Result<Vec<Change>, StoreError>;
+    /// One artifact's revisions still readable, newest first; with `before`, those below it only:
+    /// the page that follows one whose last revision that was.
+    async fn revisions(
+        &self,
+        name: &ResourceName,
+        before: Option<Revision>,
+        limit: usize,
+    ) -> Result<Vec<Change>, StoreError>;
 
     /// One artifact as of a revision: `None` when it did not exist then.
     async fn artifact_at(
@@ -71,6 +78,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every artifact as of a revision at or above the floor.
     async fn state_at(&self, at: Revision) -> Result<State, StoreError>;
+
+    /// The artifacts that refer to this one, whether it exists or not.
+    async fn referrers(&self, name: &ResourceName) -> Result<Vec<ResourceName>, StoreError>;
+
+    /// A note: a text that the controllers of a gateway share outside the revision line.
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Writes a note if the one that stands is `expected` (`None`: there is none), and answers
+    /// the one that stands afterwards. Of replicas that write at once, one wins and all learn
+    /// what it wrote.
+    async fn put_note(&self, name: &str, expected: Option<&str>, text: &str) -> Result<String, StoreError>;
 
     /// Drops change rows that no revision at or above `floor` needs, and records the floor.
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError>;

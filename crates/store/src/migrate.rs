@@ -21,15 +21,24 @@ pub(crate) struct Migration {
 }
 
 /// Everything PostgreSQL needs.
-pub(crate) const POSTGRES: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("../migrations/postgres/0001_initial.sql"),
-}];
+pub(crate) const POSTGRES: &[Migration] = &[
+    Migration { version: 1, name: "initial", sql: include_str!("../migrations/postgres/0001_initial.sql") },
+    Migration {
+        version: 2,
+        name: "references",
+        sql: include_str!("../migrations/postgres/0002_references.sql"),
+    },
+];
 
 /// Everything SQLite needs.
-pub(crate) const SQLITE: &[Migration] =
-    &[Migration { version: 1, name: "initial", sql: include_str!("../migrations/sqlite/0001_initial.sql") }];
+pub(crate) const SQLITE: &[Migration] = &[
+    Migration { version: 1, name: "initial", sql: include_str!("../migrations/sqlite/0001_initial.sql") },
+    Migration {
+        version: 2,
+        name: "references",
+        sql: include_str!("../migrations/sqlite/0002_references.sql"),
+    },
+];
 
 /// Where the versions applied are kept.
 pub(crate) const TABLE: &str = "CREATE TABLE IF NOT EXISTS ferrogate_migrations (\

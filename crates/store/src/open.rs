@@ -21,6 +21,9 @@ pub struct Options {
     /// The most connections held at once; further calls wait for one within their deadline.
     /// PostgreSQL has one more per subscription.
     pub pool_size: u32,
+    /// How long a call waits for a connection. An unreachable server is usually known much
+    /// sooner; this bounds a silent one, and a pool whose connections are all in use.
+    pub acquire_timeout: Duration,
     /// The deadline of a call, waiting for a connection included, and the time after which
     /// the database gives up a statement, a lock or a silent transaction of ours.
     pub timeout: Duration,
@@ -45,7 +48,12 @@ pub enum OpenError {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { pool_size: 10, timeout: Duration::from_secs(5), bulk_timeout: Duration::from_secs(60) }
+        Options {
+            pool_size: 10,
+            acquire_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(5),
+            bulk_timeout: Duration::from_secs(60),
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use ferrogate_model::{Epoch, ResourceName, Revision};
 use uuid::Uuid;
 
 use crate::rows::{self, ClaimRow, CurrentRow};
-use crate::{Batch, Change, Commit, CommitError, Committed, Guard, StoreError, StoredArtifact, Write};
+use crate::{
+    Batch, Change, Commit, CommitError, Committed, Expect, Guard, StoreError, StoredArtifact, Write,
+};
 
 /// A stored artifact, as far as a commit must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,42 @@ pub(crate) struct Plan {
     pub(crate) claims: BTreeMap<String, ResourceName>,
     /// What to answer.
     pub(crate) committed: Committed,
+}
+
+/// Every artifact that a commit must know to plan the batch.
+pub(crate) fn known(batch: &Batch) -> impl Iterator<Item = &ResourceName> + Clone {
+    let read = batch.expects.iter().filter_map(|expect| match expect {
+        Expect::Unchanged { name, .. } => Some(name),
+        Expect::ReferrersWritten { .. } => None,
+    });
+    batch.writes.iter().map(|write| &write.name).chain(read)
+}
+
+/// Every artifact whose referrers the batch must write.
+pub(crate) fn referred(batch: &Batch) -> impl Iterator<Item = &ResourceName> {
+    batch.expects.iter().filter_map(|expect| match expect {
+        Expect::ReferrersWritten { name } => Some(name),
+        Expect::Unchanged { .. } => None,
+    })
+}
+
+/// Kind and handle of each artifact that refers to another, and of that other one.
+pub(crate) fn references(batch: &Batch) -> Vec<[&str; 4]> {
+    let mut rows = Vec::new();
+    for commit in &batch.writes {
+        let Write::Put { references, .. } = &commit.write else { continue };
+        let name = &commit.name;
+        rows.extend(references.iter().map(|target| {
+            [name.kind.path_name(), name.handle.as_str(), target.kind.path_name(), target.handle.as_str()]
+        }));
+    }
+    rows
+}
+
+/// Refuses the batch unless it writes every one of these.
+pub(crate) fn check_referrers(batch: &Batch, referrers: Vec<ResourceName>) -> Result<(), CommitError> {
+    let left_out = referrers.into_iter().find(|name| !batch.writes.iter().any(|write| write.name == *name));
+    left_out.map_or(Ok(()), |name| Err(CommitError::Moved { name }))
 }
 
 /// How many revisions a batch takes.
@@ -65,18 +103,27 @@ pub(crate) fn plan(
     let mut changes = Vec::with_capacity(batch.writes.len());
     let mut claims = BTreeMap::new();
     let mut revision = before;
+    for expect in &batch.expects {
+        if let Expect::Unchanged { name, revision } = expect
+            && current.get(name).map(|stored| stored.revision) != Some(*revision)
+        {
+            return Err(CommitError::Moved { name: name.clone() });
+        }
+    }
     for commit in &batch.writes {
         revision = revision.next();
         let stored = current.get(&commit.name);
         check_guard(commit, stored)?;
         let artifact = match &commit.write {
             Write::Delete => None,
-            Write::Put { source, payload, uuid, claims: wanted } => {
+            Write::Put { source, payload, uuid, claims: wanted, references: _ } => {
+                let uuid = stored.map_or(*uuid, |stored| stored.uuid);
                 claim(&mut claims, &commit.name, wanted)?;
+                claim(&mut claims, &commit.name, &[id_claim(uuid)])?;
                 Some(StoredArtifact {
                     name: commit.name.clone(),
                     revision,
-                    uuid: stored.map_or(*uuid, |stored| stored.uuid),
+                    uuid,
                     source: source.clone(),
                     payload: payload.clone(),
                     created_at: stored.map_or(batch.at, |stored| stored.created_at),
@@ -108,6 +155,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The claim on an id: no two artifacts of a gateway share one.
+#[must_use]
+pub fn id_claim(uuid: Uuid) -> String {
+    format!("id {uuid}")
 }
 
 fn check_guard(commit: &Commit, stored: Option<&Current>) -> Result<(), CommitError> {
@@ -143,8 +196,8 @@ fn claim(
 
 #[cfg(test)]
 mod tests {
-    use super::{Current, plan};
-    use crate::{Batch, Commit, CommitError, Guard, Write};
+    use super::{Current, check_referrers, plan};
+    use crate::{Batch, Commit, CommitError, Expect, Guard, Write};
     use ferrogate_model::{Epoch, Handle, Kind, ResourceName, Revision};
     use std::collections::HashMap;
     use uuid::Uuid;
@@ -159,12 +212,13 @@ mod tests {
             payload: None,
             uuid: Uuid::from_u128(9),
             claims: claims.iter().map(|claim| (*claim).to_owned()).collect(),
+            references: Vec::new(),
         };
         Commit { name: name(handle), guard, write }
     }
 
     fn batch(writes: Vec<Commit>) -> Batch {
-        Batch { id: Uuid::from_u128(1), author: "test".into(), at: 50, writes }
+        Batch { id: Uuid::from_u128(1), author: "test".into(), at: 50, writes, expects: Vec::new() }
     }
 
     fn stored(handle: &str, revision: u64) -> HashMap<ResourceName, Current> {
@@ -204,6 +258,27 @@ mod tests {
         assert_eq!((kept.uuid, kept.created_at, kept.updated_at), (Uuid::from_u128(3), 7, 50));
         let fresh = plan.changes[1].artifact.as_ref().expect("a put");
         assert_eq!((fresh.uuid, fresh.created_at), (Uuid::from_u128(9), 50));
+    }
+
+    #[test]
+    fn what_a_batch_was_made_from_must_still_be_so() {
+        let expecting = |revision| {
+            let expects = vec![Expect::Unchanged { name: name("a"), revision: Revision(revision) }];
+            Batch { expects, ..batch(vec![put("b", Guard::Any, &[])]) }
+        };
+        for (expected, stored, holds) in
+            [(4, stored("a", 4), true), (3, stored("a", 4), false), (4, HashMap::new(), false)]
+        {
+            let planned = plan(&expecting(expected), Epoch(1), Revision(4), &stored);
+            let moved = matches!(&planned, Err(CommitError::Moved { name: moved }) if *moved == name("a"));
+            assert_eq!((planned.is_ok(), moved), (holds, !holds), "{expected}, {stored:?}");
+        }
+        let writing = batch(vec![put("b", Guard::Any, &[])]);
+        assert!(check_referrers(&writing, vec![name("b")]).is_ok());
+        assert!(matches!(
+            check_referrers(&writing, vec![name("b"), name("c")]),
+            Err(CommitError::Moved { name: left_out }) if left_out == name("c")
+        ));
     }
 
     #[test]

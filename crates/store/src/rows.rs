@@ -73,6 +73,13 @@ pub(crate) struct ClaimRow {
     pub(crate) handle: String,
 }
 
+/// An artifact's key.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct NameRow {
+    pub(crate) kind: String,
+    pub(crate) handle: String,
+}
+
 /// What a commit checks before it writes.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct BeforeCommitRow {
@@ -211,6 +218,11 @@ pub(crate) fn cluster(controllers: Vec<LeaseRow>, runtimes: Vec<LeaseRow>, now: 
         Some(RuntimeLease { renewed_at: row.renewed_at, ..lease })
     });
     Cluster { controllers: controllers.collect(), runtimes: runtimes.collect(), now }
+}
+
+/// The artifacts with these keys.
+pub(crate) fn names(rows: Vec<NameRow>) -> Result<Vec<ResourceName>, StoreError> {
+    rows.iter().map(|row| name(&row.kind, &row.handle)).collect()
 }
 
 /// A number the database keeps signed.

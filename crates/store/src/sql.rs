@@ -15,11 +15,11 @@ pub(crate) const ARTIFACTS: &str = "\
     SELECT kind, handle, uuid, revision, source, payload, created_at, updated_at \
     FROM artifacts WHERE gateway_id = $1 ORDER BY kind, handle";
 
-/// The newest `$4` changes of the artifact `$2`, `$3`.
+/// The newest `$5` changes of the artifact `$2`, `$3` below `$4`.
 pub(crate) const REVISIONS: &str = "\
     SELECT revision, batch_end, batch_id, kind, handle, action, uuid, source, payload, created_at, author, at \
-    FROM changes WHERE gateway_id = $1 AND kind = $2 AND handle = $3 \
-    ORDER BY revision DESC LIMIT $4";
+    FROM changes WHERE gateway_id = $1 AND kind = $2 AND handle = $3 AND revision < $4 \
+    ORDER BY revision DESC LIMIT $5";
 
 /// The newest change of the artifact `$2`, `$3` at or below `$4`.
 pub(crate) const CHANGE_AT: &str = "\
@@ -55,6 +55,22 @@ pub(crate) const BEFORE_COMMIT: &str = "\
     SELECT (SELECT MAX(c.revision) FROM changes c WHERE c.gateway_id = $1) AS last_change, \
            b.first_revision, b.last_revision \
     FROM (SELECT 1 AS one) AS single LEFT JOIN batches b ON b.gateway_id = $1 AND b.batch_id = $2";
+
+/// The artifacts that refer to `$2`, `$3`.
+pub(crate) const REFERRERS: &str = "\
+    SELECT kind, handle FROM artifact_refs \
+    WHERE gateway_id = $1 AND target_kind = $2 AND target_handle = $3 ORDER BY kind, handle";
+
+/// The note `$2`.
+pub(crate) const NOTE: &str = "SELECT text FROM notes WHERE gateway_id = $1 AND name = $2";
+
+/// Writes the note `$2` unless there is one.
+pub(crate) const FIRST_NOTE: &str = "\
+    INSERT INTO notes (gateway_id, name, text) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+
+/// Replaces the note `$2` if it is `$4`.
+pub(crate) const NEXT_NOTE: &str = "\
+    UPDATE notes SET text = $3 WHERE gateway_id = $1 AND name = $2 AND text = $4";
 
 /// Every controller's lease.
 pub(crate) const CONTROLLERS: &str =

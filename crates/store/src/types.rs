@@ -88,6 +88,26 @@ pub struct Batch {
     pub at: i64,
     /// In order; each takes one revision. Never empty; one write per artifact.
     pub writes: Vec<Commit>,
+    /// What the writes were made from, and must still hold inside the transaction.
+    pub expects: Vec<Expect>,
+}
+
+/// Something that must hold of artifacts besides those a batch writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The artifact has this revision: what was read of it is still so.
+    Unchanged {
+        /// Which artifact.
+        name: ResourceName,
+        /// The revision it was read at.
+        revision: Revision,
+    },
+    /// Every artifact that refers to this one is written by the batch, so that none is left
+    /// with what the one referred to has been.
+    ReferrersWritten {
+        /// The artifact referred to.
+        name: ResourceName,
+    },
 }
 
 /// One write of a batch.
@@ -128,6 +148,9 @@ pub enum Write {
         /// Keys that no other artifact of the gateway may hold, each at most 1 KiB:
         /// `displayName` + version, and one per route. They are replaced with the artifact.
         claims: Vec<String>,
+        /// The artifacts whose content went into this payload. They are replaced with the
+        /// artifact; one that does not exist any more may still be referred to.
+        references: Vec<ResourceName>,
     },
     /// Delete.
     Delete,

@@ -18,7 +18,7 @@ impl Capabilities {
     /// The kinds this build can decode. The runtime adds its policies.
     #[must_use]
     pub fn of_this_build() -> Capabilities {
-        Kind::ALL.into_iter().map(|kind| wire::capability(kind).to_owned()).collect()
+        Kind::ALL.into_iter().filter_map(wire::capability).map(str::to_owned).collect()
     }
 
     /// Adds one.
@@ -42,7 +42,7 @@ impl Capabilities {
     /// Whether nothing that exists today would be withheld for a kind it lacks.
     #[must_use]
     pub fn cover_every_kind(&self) -> bool {
-        Kind::ALL.into_iter().all(|kind| self.has(wire::capability(kind)))
+        Kind::ALL.into_iter().filter_map(wire::capability).all(|capability| self.has(capability))
     }
 }
 
@@ -60,7 +60,7 @@ impl FromIterator<String> for Capabilities {
 /// catalog's less what was withheld.
 #[must_use]
 pub fn withheld(capabilities: &Capabilities, resource: &Encoded) -> Option<String> {
-    let needed = wire::capability(resource.name.kind);
+    let needed = wire::capability(resource.name.kind)?;
     (!capabilities.has(needed)).then(|| format!("withheld: the runtime does not state '{needed}'"))
 }
 
@@ -76,7 +76,8 @@ mod tests {
             name: "rest-apis/a".parse().unwrap(),
             version: Revision(1),
             payload: "{}".into(),
-        });
+        })
+        .unwrap();
         assert_eq!(withheld(&Capabilities::of_this_build(), &resource), None);
         let none = Capabilities::default().with("policy/set-headers/v1");
         assert!(withheld(&none, &resource).is_some_and(|reason| reason.contains("rest-api/v1")));

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use ferrogate_model::Kind;
 use ferrogate_store::Guard;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -24,9 +25,11 @@ use super::gateway::named;
 use super::json::json as answer;
 use super::options::{Params, WriteOptions, WriteQuery, format, read_body};
 use super::rest_apis::status_of;
+use super::secrets::NO_KEY;
 use super::write::{Subject, parse_many};
-use crate::auth::Principal;
-use crate::deploy::Admitted;
+use crate::auth::roles::ADMIN;
+use crate::auth::{Auth, Denied, Principal};
+use crate::deploy::{Admitted, kind_of};
 use crate::metrics::Operation;
 use crate::status::live::Liveness;
 
@@ -43,6 +46,9 @@ pub struct ApplyAnswer {
     pub revision: Option<u64>,
     /// In the order of the documents.
     pub results: Vec<Applied>,
+    /// Artifacts beside the documents that were made anew because they name a secret among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rerendered: Vec<String>,
     /// Who serves all of it, when the client waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<Liveness>,
@@ -80,6 +86,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         (status = 200, description = "Stored; with `wait=live`, live", body = ApplyAnswer),
         (status = 202, description = "Stored, and not live in time", body = ApplyAnswer),
         (status = 400, description = "A document is not valid; nothing was stored", body = ErrorBody),
+        (status = 403, description = "A secret is among them and the caller is no administrator", body = super::error::AuthErrorBody),
         (status = 409, description = "Name and version, or a route is taken; nothing was stored", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 503, description = "The store is unavailable, or the outcome unknown", body = ErrorBody),
@@ -95,24 +102,41 @@ async fn apply(
     let options = WriteOptions::read(&query, &headers)?;
     let text = read_body(body, app.settings.max_bundle_bytes).await?;
     let documents = parse_many(text, format(&headers)).await?;
+    let documents: Vec<(Kind, Value)> = documents.into_iter().map(|one| (kind_of(&one), one)).collect();
+    // The paths of secrets are the administrator's, and so are secrets that come this way.
+    if documents.iter().any(|(kind, _)| *kind == Kind::Secret) && Auth::require(&caller, &[ADMIN]).is_err() {
+        return Ok(Denied::Forbidden.into_response());
+    }
+    if !app.settings.seals && documents.iter().any(|(kind, _)| *kind == Kind::Secret) {
+        return Err(ApiError::BadRequest(NO_KEY.to_owned()));
+    }
     let admitted = admit(&app, documents, options.strict).await?;
     if options.dry_run {
         let snapshot = super::read::Reading::of(&app)?.snapshot;
         super::preview::claims(Arc::clone(&snapshot), &admitted).await?;
+        let writes = admitted.iter().map(|one| (Subject::of(one, Guard::Any), Some(one.clone()))).collect();
+        let rerendered = app.plan(writes).await?.anew(admitted.len());
         let results = admitted.iter().map(|one| {
             let status = ResourceStatus { dry_run: true, ..ResourceStatus::of_admitted(one) };
             let known = snapshot.get(&one.name).is_some();
             Applied::new(one, if known { "replaced" } else { "created" }, status)
         });
         let results: Vec<Applied> = results.collect();
-        let body =
-            ApplyAnswer { status: "success", count: results.len(), revision: None, results, live: None };
+        let body = ApplyAnswer {
+            status: "success",
+            count: results.len(),
+            revision: None,
+            results,
+            rerendered,
+            live: None,
+        };
         return Ok(answer(StatusCode::OK, &body));
     }
     let writes = admitted.iter().map(|one| (Subject::of(one, Guard::Any), Some(one.clone()))).collect();
     let mut written = app.write(Operation::Apply, &caller, &options, writes).await?;
     let status = written.status(StatusCode::OK);
     let live = written.live.take();
+    let rerendered = std::mem::take(&mut written.rerendered);
     let results = admitted.iter().enumerate().map(|(index, one)| {
         let status = status_of(one, &written, index);
         // What a write created has the times of its creation and its content equal.
@@ -121,7 +145,7 @@ async fn apply(
     });
     let results: Vec<Applied> = results.collect();
     let revision = Some(written.deployed.committed.last.0);
-    let body = ApplyAnswer { status: "success", count: results.len(), revision, results, live };
+    let body = ApplyAnswer { status: "success", count: results.len(), revision, results, rerendered, live };
     let mut response = answer(status, &body);
     written.headers(response.headers_mut(), false);
     Ok(response)
@@ -139,8 +163,13 @@ impl Applied {
 }
 
 /// Admits every document; the faults of all of them are told together.
-async fn admit(app: &Arc<App>, documents: Vec<Value>, strict: bool) -> Result<Vec<Admitted>, ApiError> {
-    let labels: Vec<String> = documents.iter().enumerate().map(|(index, one)| label(index, one)).collect();
+async fn admit(
+    app: &Arc<App>,
+    documents: Vec<(Kind, Value)>,
+    strict: bool,
+) -> Result<Vec<Admitted>, ApiError> {
+    let labels: Vec<String> =
+        documents.iter().enumerate().map(|(index, (_, one))| label(index, one)).collect();
     let (mut admitted, mut faults, mut seen) = (Vec::new(), Vec::<FieldError>::new(), HashSet::new());
     for (label, result) in labels.iter().zip(app.admit(documents, strict).await?) {
         match result {

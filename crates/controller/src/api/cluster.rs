@@ -146,6 +146,7 @@ async fn cluster(State(app): State<Arc<App>>) -> Response {
         StoreState::Starting => "starting",
         StoreState::Available => "available",
         StoreState::Unavailable { .. } => "unavailable",
+        StoreState::Sealed { .. } => "sealed",
     };
     let head = cluster.controllers.iter().map(|one| one.position).fold(position, std::cmp::Ord::max);
     let body = ClusterAnswer {

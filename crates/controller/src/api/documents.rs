@@ -3,7 +3,8 @@
 //! with a `status` beside it. Conversion goes this way only; a `status` that a client
 //! sends is ignored.
 
-use ferrogate_model::{ResourceName, Revision};
+use ferrogate_model::kinds::{Artifact, Secret};
+use ferrogate_model::{Kind, ResourceName, Revision};
 use ferrogate_store::StoredArtifact;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -21,6 +22,8 @@ pub struct ResourceStatus {
     /// The handle.
     pub id: String,
     /// `deployed` or `undeployed`: what is wanted. Who serves it is said by `live` and `/cluster`.
+    /// Absent of kinds that runtimes are not sent.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub state: &'static str,
     /// When it was created.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,6 +43,9 @@ pub struct ResourceStatus {
     /// Fields of the document that have no effect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<FieldError>,
+    /// The artifacts that were made anew because what they refer to was written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rerendered: Vec<String>,
     /// Who serves it, when the client waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<Liveness>,
@@ -74,7 +80,11 @@ impl ResourceStatus {
     fn new(name: &ResourceName, deployed: bool) -> ResourceStatus {
         ResourceStatus {
             id: name.handle.as_str().to_owned(),
-            state: if deployed { "deployed" } else { "undeployed" },
+            state: match (name.kind.is_served(), deployed) {
+                (false, _) => "",
+                (true, true) => "deployed",
+                (true, false) => "undeployed",
+            },
             ..ResourceStatus::default()
         }
     }
@@ -85,11 +95,46 @@ impl ResourceStatus {
 /// # Errors
 /// When what is stored is not a document.
 pub fn document(stored: &StoredArtifact) -> Result<Value, ApiError> {
-    let source = serde_json::from_str(&stored.source).map_err(|error| ApiError::Internal {
+    with_status(source(stored)?, &ResourceStatus::of(stored))
+}
+
+/// The document of a stored artifact, as far as it is kept in the clear.
+///
+/// # Errors
+/// When what is stored is not a document.
+pub fn source(stored: &StoredArtifact) -> Result<Value, ApiError> {
+    serde_json::from_str(&stored.source).map_err(|error| ApiError::Internal {
         message: "The stored document is not readable",
         cause: format!("{} at revision {}: {error}", stored.name, stored.revision),
-    })?;
-    with_status(source, &ResourceStatus::of(stored))
+    })
+}
+
+/// The whole document that a client once sent: of a secret, with its value.
+///
+/// # Errors
+/// When what is stored is not a document, or no secret.
+pub fn whole(stored: &StoredArtifact) -> Result<Value, ApiError> {
+    let source = source(stored)?;
+    match stored.name.kind {
+        Kind::RestApi => Ok(source),
+        Kind::Secret => Ok(secret(stored)?.revealed(source)),
+    }
+}
+
+/// The secret that is stored as this.
+///
+/// # Errors
+/// When it is none.
+pub fn secret(stored: &StoredArtifact) -> Result<Secret, ApiError> {
+    let payload = stored.payload.as_deref().unwrap_or_default();
+    match Artifact::from_payload(stored.name.kind, payload.as_bytes()) {
+        Ok(Artifact::Secret(secret)) => Ok(secret),
+        // The cause could quote the payload.
+        Ok(Artifact::RestApi(_)) | Err(_) => Err(ApiError::Internal {
+            message: "Failed to decrypt secret",
+            cause: format!("{} at revision {} is no secret", stored.name, stored.revision),
+        }),
+    }
 }
 
 /// A document with this status.

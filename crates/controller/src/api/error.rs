@@ -45,6 +45,8 @@ pub enum ApiError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The body did not arrive in time.
+    Late,
     /// The store does not answer: nothing was written.
     Unavailable(String),
     /// Whether it was written cannot be said yet.
@@ -104,6 +106,7 @@ impl ApiError {
             | ApiError::Conflict(_)
             | ApiError::PreconditionFailed { .. }
             | ApiError::TooLarge { .. }
+            | ApiError::Late
             | ApiError::Immutable => Outcome::Refused,
             ApiError::Unavailable(_) => Outcome::Unavailable,
             ApiError::Unknown(_) => Outcome::Unknown,
@@ -118,6 +121,7 @@ impl ApiError {
             ApiError::Conflict(_) => StatusCode::CONFLICT,
             ApiError::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
             ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::Late => StatusCode::REQUEST_TIMEOUT,
             ApiError::Unavailable(_) | ApiError::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Immutable => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -137,6 +141,7 @@ impl ApiError {
                 "Configuration validation failed".to_owned()
             }
             ApiError::TooLarge { limit } => format!("Request body too large: the limit is {limit} bytes"),
+            ApiError::Late => "Failed to read request body: it did not arrive in time".to_owned(),
             ApiError::Unknown(id) => {
                 batch = Some(id.to_string());
                 "The connection to the store was lost during the commit: the write is either fully there or \
@@ -201,7 +206,9 @@ impl IntoResponse for Denied {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> ApiError {
         match refusal {
-            Refusal::Unreadable(message) | Refusal::Template(message) => ApiError::BadRequest(message),
+            Refusal::Unreadable(message) | Refusal::Template(message) | Refusal::MissingSecret(message) => {
+                ApiError::BadRequest(message)
+            }
             Refusal::Invalid(violations) => ApiError::Invalid(field_errors(violations)),
         }
     }
@@ -215,6 +222,13 @@ impl From<StoreError> for ApiError {
                 ApiError::Unavailable(
                     "The store is unavailable, and nothing was changed. Try again later".to_owned(),
                 )
+            }
+            StoreError::Sealed { .. } => {
+                tracing::warn!(%error, "a request needed a key that this controller does not have");
+                ApiError::Unavailable(format!(
+                    "{error}: nothing was changed. This controller needs the keys that \
+                     controller.encryption names on the gateway's others"
+                ))
             }
             StoreError::OutOfRange { .. } => ApiError::NotFound(error.to_string()),
             StoreError::Corrupt(cause) => {

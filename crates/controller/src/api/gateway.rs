@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use ferrogate_model::{Position, ResourceName, Revision};
+use ferrogate_model::{Kind, Position, ResourceName, Revision};
 use ferrogate_store::{Changes, Guard, State as StoredState, StoredArtifact};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -18,10 +18,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::documents::whole;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::json::json as answer;
 use super::options::{Params, Segments, WriteOptions, WriteQuery};
-use super::revisions::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list, source};
+use super::revisions::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list};
 use super::write::{REVISION, Subject, batch_id};
 use crate::auth::Principal;
 use crate::deploy::{Admitted, Refusal};
@@ -198,8 +199,10 @@ async fn difference(app: &Arc<App>, was: StoredState, strict: bool) -> Result<Di
             found.writes.push((Subject::bare(name.clone(), guard), None));
         }
     }
-    past.retain(|name, artifact| present.get(name).is_none_or(|now| now.source != artifact.source));
-    let documents = past.values().map(source).collect::<Result<Vec<_>, _>>()?;
+    past.retain(|name, artifact| present.get(name).is_none_or(|now| differs(now, artifact)));
+    let documents: Result<Vec<_>, ApiError> =
+        past.values().map(|artifact| Ok((artifact.name.kind, whole(artifact)?))).collect();
+    let documents = documents?;
     let admitted = app.admit(documents, strict).await?;
     let mut faults = Vec::new();
     for (name, result) in past.keys().zip(admitted) {
@@ -215,6 +218,12 @@ async fn difference(app: &Arc<App>, was: StoredState, strict: bool) -> Result<Di
     if faults.is_empty() { Ok(found) } else { Err(ApiError::Invalid(faults)) }
 }
 
+/// Whether going back changes anything. A secret's source does not say what its value is;
+/// the payload of another artifact follows from its source.
+fn differs(now: &StoredArtifact, was: &StoredArtifact) -> bool {
+    now.source != was.source || (now.name.kind == Kind::Secret && now.payload != was.payload)
+}
+
 /// A refusal with the document it belongs to in front of each field.
 pub fn named(document: &str, refusal: Refusal) -> Vec<FieldError> {
     match refusal {
@@ -223,7 +232,7 @@ pub fn named(document: &str, refusal: Refusal) -> Vec<FieldError> {
             .into_iter()
             .map(|one| FieldError { field: format!("{document}: {}", one.field), message: one.message })
             .collect(),
-        Refusal::Unreadable(message) | Refusal::Template(message) => {
+        Refusal::Unreadable(message) | Refusal::Template(message) | Refusal::MissingSecret(message) => {
             vec![FieldError { field: document.to_owned(), message }]
         }
     }

@@ -107,7 +107,7 @@ fn caller(app: &Arc<App>, request: &Request) -> impl Future<Output = Result<Arc<
     let app = Arc::clone(app);
     let header = authorization(request);
     let source = request.extensions().get::<ConnectInfo<Peer>>();
-    let source = source.map_or(Ipv4Addr::UNSPECIFIED.into(), |info| info.0.0.ip());
+    let source = source.map_or(Ipv4Addr::UNSPECIFIED.into(), |info| info.0.address.ip());
     let (method, path) = (request.method().clone(), relative(request.uri().path()).to_owned());
     async move {
         let principal = app.auth.authenticate(header.as_deref(), source).await?;

@@ -13,11 +13,13 @@ pub mod json;
 pub mod middleware;
 mod openapi;
 mod options;
+mod plan;
 pub mod policies;
 mod preview;
 mod read;
 mod rest_apis;
 mod revisions;
+mod secrets;
 mod write;
 
 use std::sync::Arc;
@@ -70,6 +72,8 @@ pub struct Settings {
     pub replica_id: String,
     /// Refuse every write.
     pub immutable: bool,
+    /// Whether there are keys to seal with; without them there are no secrets.
+    pub seals: bool,
     /// The largest document; a larger one is answered 413.
     pub max_document_bytes: usize,
     /// The largest body of documents for `/apply`.
@@ -104,6 +108,7 @@ pub fn router(app: Arc<App>) -> Router {
 fn endpoints() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(rest_apis::routes())
+        .merge(secrets::routes())
         .merge(revisions::routes())
         .merge(apply::routes())
         .merge(gateway::routes())

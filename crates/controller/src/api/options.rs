@@ -30,7 +30,8 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The longest a body may take to arrive; without it, one byte now and then keeps a request alive.
-const BODY_DEADLINE: Duration = Duration::from_secs(60);
+/// A later one is answered 408.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Query parameters. As axum's own, but a refusal has the shape of every other error.
 pub struct Params<T>(pub T);
@@ -149,8 +150,7 @@ pub async fn read_body(body: Body, limit: usize) -> Result<String, ApiError> {
 
 async fn read_body_within(body: Body, limit: usize, deadline: Duration) -> Result<String, ApiError> {
     let arrived = timeout_at(Instant::now() + deadline, to_bytes(body, limit)).await;
-    let arrived =
-        arrived.map_err(|_elapsed| bad("Failed to read request body: it did not arrive in time"))?;
+    let arrived = arrived.map_err(|_elapsed| ApiError::Late)?;
     let bytes = arrived.map_err(|error| {
         let mut source: Option<&dyn std::error::Error> = Some(&error);
         while let Some(cause) = source {
@@ -285,7 +285,7 @@ mod tests {
     async fn a_body_that_does_not_arrive_is_given_up() {
         let never = Body::from_stream(futures::stream::pending::<Result<&str, std::io::Error>>());
         let refused = super::read_body_within(never, 1000, std::time::Duration::from_millis(1)).await;
-        assert!(matches!(refused, Err(ApiError::BadRequest(message)) if message.contains("in time")));
+        assert!(matches!(refused, Err(ApiError::Late)));
     }
 
     #[tokio::test]

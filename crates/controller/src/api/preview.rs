@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ferrogate_model::kinds::RestApi;
-use ferrogate_model::{ResourceName, route};
+use ferrogate_model::{Kind, ResourceName, route};
 
 use super::App;
 use super::error::ApiError;
 use super::read::Reading;
-use super::write::not_found;
+use super::write::{already_exists, not_found};
 use crate::deploy::Admitted;
 use crate::snapshot::{Entry, Snapshot};
 
@@ -25,10 +25,7 @@ pub async fn check(app: &Arc<App>, admitted: &[Admitted], create: bool) -> Resul
     for one in admitted {
         let found = snapshot.get(&one.name).is_some();
         if create && found {
-            return Err(ApiError::Conflict(format!(
-                "configuration already exists: configuration with handle '{}' already exists",
-                one.name.handle
-            )));
+            return Err(already_exists(&one.name));
         }
         if !create && !found {
             return Err(not_found(&one.name));
@@ -49,7 +46,10 @@ pub async fn claims(snapshot: Arc<Snapshot>, admitted: &[Admitted]) -> Result<()
         .collect();
     let replaced: Vec<ResourceName> = admitted.iter().map(|one| one.name.clone()).collect();
     let search = tokio::task::spawn_blocking(move || {
-        snapshot.entries().filter(|entry| !replaced.contains(&entry.stored.name)).find_map(|entry| {
+        let others = snapshot.entries().filter(|entry| {
+            entry.stored.name.kind == Kind::RestApi && !replaced.contains(&entry.stored.name)
+        });
+        others.into_iter().find_map(|entry| {
             let taken = held(entry).into_iter().find(|claim| wanted.contains_key(claim))?;
             Some((taken, entry.stored.name.clone()))
         })

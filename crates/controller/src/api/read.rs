@@ -55,7 +55,7 @@ impl Reading {
 
 /// Whether the store has stopped answering.
 pub fn is_stale(app: &App) -> bool {
-    matches!(app.replica.store_state(), StoreState::Unavailable { .. })
+    matches!(app.replica.store_state(), StoreState::Unavailable { .. } | StoreState::Sealed { .. })
 }
 
 /// Says that the answer may be behind (RFC 9111 section 5.5 has had the code 110 for it).

@@ -8,7 +8,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use ferrogate_model::{Handle, Kind, ResourceName};
+use ferrogate_model::{Kind, ResourceName};
 use ferrogate_store::Guard;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use super::error::{ApiError, ErrorBody, etag};
 use super::json::json as answer;
 use super::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
 use super::read::Reading;
-use super::write::{Subject, Written, not_found, parse};
+use super::write::{Subject, Written, named, not_found, parse};
 use crate::auth::Principal;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
@@ -86,7 +86,7 @@ async fn create(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let text = read_body(body, app.settings.max_document_bytes).await?;
-    let admitted = app.admit_one(parse(text, format(&headers)).await?, options.strict).await?;
+    let admitted = app.admit_one(Kind::RestApi, parse(text, format(&headers)).await?, options.strict).await?;
     if options.dry_run {
         super::preview::check(&app, std::slice::from_ref(&admitted), true).await?;
         return preview(&admitted);
@@ -136,7 +136,7 @@ async fn list(State(app): State<Arc<App>>, Params(query): Params<ListQuery>) -> 
 )]
 async fn get(State(app): State<Arc<App>>, Segments(id): Segments<String>) -> Result<Response, ApiError> {
     let reading = Reading::of(&app)?;
-    let name = rest_api(&id)?;
+    let name = named(Kind::RestApi, &id)?;
     let entry = reading.snapshot.get(&name).ok_or_else(|| not_found(&name))?;
     let mut response = answer(StatusCode::OK, &document(&entry.stored)?);
     response.headers_mut().insert(http::header::ETAG, etag(entry.stored.revision));
@@ -178,8 +178,8 @@ async fn replace(
             "handle mismatch: path has '{id}' but YAML metadata.name has '{written_name}'"
         )));
     }
-    let name = rest_api(&id)?;
-    let admitted = match app.admit_one(value, options.strict).await {
+    let name = named(Kind::RestApi, &id)?;
+    let admitted = match app.admit_one(Kind::RestApi, value, options.strict).await {
         Ok(admitted) => admitted,
         // Existence is checked first (contract 2.2). A valid document is left to the store to
         // judge; for a faulty one what this replica knows decides between the two refusals.
@@ -217,7 +217,7 @@ async fn delete(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
-    let name = rest_api(&id)?;
+    let name = named(Kind::RestApi, &id)?;
     let mut body = json!({"status": "success", "message": "RestAPI deleted successfully", "id": id});
     if options.dry_run {
         if !exists(&app, &name) {
@@ -275,6 +275,7 @@ pub fn status_of(admitted: &Admitted, written: &Written, index: usize) -> Resour
         None => (deployed.at, deployed.at),
     };
     let mut status = ResourceStatus::of_admitted(admitted).at(created_at, updated_at, revision);
+    status.rerendered.clone_from(&written.rerendered);
     status.live.clone_from(&written.live);
     status
 }
@@ -286,20 +287,13 @@ pub fn preview(admitted: &Admitted) -> Result<Response, ApiError> {
     Ok(answer(StatusCode::OK, &with_status(admitted.source.clone(), &status)?))
 }
 
-/// The name of the REST API with this handle; one that cannot exist is not found.
-pub fn rest_api(handle: &str) -> Result<ResourceName, ApiError> {
-    let handle = Handle::try_new(handle)
-        .map_err(|_| ApiError::NotFound(format!("RestAPI with handle '{handle}' not found")))?;
-    Ok(ResourceName::new(Kind::RestApi, handle))
-}
-
 /// Whether this replica knows the artifact; `true` when it knows nothing yet.
-fn exists(app: &App, name: &ResourceName) -> bool {
+pub fn exists(app: &App, name: &ResourceName) -> bool {
     app.replica.current().is_none_or(|snapshot| snapshot.get(name).is_some())
 }
 
 /// PUT words its parse failure with a capital (contract 2.2).
-fn capitalised(error: ApiError) -> ApiError {
+pub fn capitalised(error: ApiError) -> ApiError {
     match error {
         ApiError::BadRequest(message) => {
             ApiError::BadRequest(match message.strip_prefix("failed to parse configuration") {

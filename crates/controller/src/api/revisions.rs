@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The past of one REST API: its revisions, any of them as it was, and the way back. A
+//! The past of one artifact: its revisions, any of them as it was, and the way back. A
 //! rollback is a new revision with old content, admitted anew: what was valid then must
 //! still be valid now.
 
@@ -9,22 +9,21 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use ferrogate_model::{Kind, Revision};
+use ferrogate_model::{Kind, ResourceName, Revision};
 use ferrogate_store::{Change, StoredArtifact};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::documents::{document, timestamp};
+use super::documents::{document, timestamp, whole};
 use super::error::{ApiError, ErrorBody, etag};
 use super::json::json as answer;
 use super::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
-use super::rest_apis::{preview, rest_api, stored};
-use super::write::{Subject, not_found, parse};
+use super::rest_apis::{preview, stored};
+use super::write::{Subject, named, not_found, parse, title};
 use crate::auth::Principal;
 use crate::metrics::Operation;
 
@@ -104,17 +103,18 @@ async fn history(
     Segments(id): Segments<String>,
     Params(query): Params<HistoryQuery>,
 ) -> Result<Response, ApiError> {
-    let name = rest_api(&id)?;
-    let limit = query.limit();
-    // The store lists from the newest on; a page in the past is cut out of a longer list.
-    let read = if query.before.is_some() { MAX_LIMIT } else { limit };
-    let changes = app.store.revisions(&name, read).await?;
-    if changes.is_empty() {
+    history_of(&app, named(Kind::RestApi, &id)?, &query).await
+}
+
+/// The history of one artifact.
+pub async fn history_of(app: &App, name: ResourceName, query: &HistoryQuery) -> Result<Response, ApiError> {
+    let before = query.before.map(Revision);
+    let changes = app.store.revisions(&name, before, query.limit()).await?;
+    // The page after the last one is empty; what never existed has no page at all.
+    if changes.is_empty() && (before.is_none() || app.store.revisions(&name, None, 1).await?.is_empty()) {
         return Err(not_found(&name));
     }
-    let before = query.before.unwrap_or(u64::MAX);
-    let revisions = changes.iter().filter(|change| change.revision.0 < before).take(limit);
-    Ok(list(revisions.map(RevisionInfo::of).collect()))
+    Ok(list(changes.iter().map(RevisionInfo::of).collect()))
 }
 
 /// Gets a REST API as it was at a revision.
@@ -136,9 +136,14 @@ async fn past(
     State(app): State<Arc<App>>,
     Segments((id, revision)): Segments<(String, String)>,
 ) -> Result<Response, ApiError> {
+    past_of(&app, named(Kind::RestApi, &id)?, &revision).await
+}
+
+/// One artifact as it was, in the shape of its kind; of a secret without its value.
+pub async fn past_of(app: &App, name: ResourceName, revision: &str) -> Result<Response, ApiError> {
     let revision =
         revision.parse().map_err(|_| ApiError::BadRequest(format!("'{revision}' is not a revision")))?;
-    let was = artifact_at(&app, &id, Revision(revision)).await?;
+    let was = artifact_at(app, &name, Revision(revision)).await?;
     let mut response = answer(StatusCode::OK, &document(&was)?);
     response.headers_mut().insert(http::header::ETAG, etag(was.revision));
     Ok(response)
@@ -171,8 +176,19 @@ async fn rollback(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let request = RollbackRequest::read(&app, &headers, body).await?;
-    let was = artifact_at(&app, &id, Revision(request.revision)).await?;
-    let admitted = app.admit_one(source(&was)?, options.strict).await?;
+    rollback_of(&app, &caller, named(Kind::RestApi, &id)?, &options, &request).await
+}
+
+/// Takes one artifact back.
+pub async fn rollback_of(
+    app: &Arc<App>,
+    caller: &Principal,
+    name: ResourceName,
+    options: &WriteOptions,
+    request: &RollbackRequest,
+) -> Result<Response, ApiError> {
+    let was = artifact_at(app, &name, Revision(request.revision)).await?;
+    let admitted = app.admit_one(name.kind, whole(&was)?, options.strict).await?;
     if options.dry_run {
         return preview(&admitted);
     }
@@ -180,7 +196,7 @@ async fn rollback(
     let guard = options.if_match.map_or(ferrogate_store::Guard::Any, |_| options.guard_present());
     let subject = Subject::of(&admitted, guard);
     let written =
-        app.write(Operation::Rollback, &caller, &options, vec![(subject, Some(admitted.clone()))]).await?;
+        app.write(Operation::Rollback, caller, options, vec![(subject, Some(admitted.clone()))]).await?;
     stored(&admitted, written, StatusCode::OK)
 }
 
@@ -230,21 +246,10 @@ pub fn list(revisions: Vec<RevisionInfo>) -> Response {
     answer(StatusCode::OK, &RevisionList { status: "success", count: revisions.len(), revisions })
 }
 
-/// The document of a stored artifact.
-///
-/// # Errors
-/// When what is stored is not a document.
-pub fn source(stored: &StoredArtifact) -> Result<Value, ApiError> {
-    serde_json::from_str(&stored.source).map_err(|error| ApiError::Internal {
-        message: "The stored document is not readable",
-        cause: format!("{} at revision {}: {error}", stored.name, stored.revision),
-    })
-}
-
-async fn artifact_at(app: &App, id: &str, revision: Revision) -> Result<StoredArtifact, ApiError> {
-    let name = rest_api(id)?;
-    let found = app.store.artifact_at(&name, revision).await?;
+async fn artifact_at(app: &App, name: &ResourceName, revision: Revision) -> Result<StoredArtifact, ApiError> {
+    let found = app.store.artifact_at(name, revision).await?;
     found.ok_or_else(|| {
-        ApiError::NotFound(format!("RestAPI with handle '{id}' did not exist at revision {revision}"))
+        let (title, handle) = (title(name.kind), &name.handle);
+        ApiError::NotFound(format!("{title} with handle '{handle}' did not exist at revision {revision}"))
     })
 }

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use ferrogate_model::document::{Format, ParseError};
-use ferrogate_model::{ResourceName, Revision, document};
-use ferrogate_store::Guard;
+use ferrogate_model::kinds::Artifact;
+use ferrogate_model::{Handle, Kind, ResourceName, Revision, document};
+use ferrogate_store::{Guard, StoredArtifact};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
@@ -15,9 +16,12 @@ use super::App;
 use super::error::{ApiError, etag};
 use super::options::{Wait, WriteOptions};
 use crate::auth::Principal;
-use crate::deploy::{Admitted, DeployError, Deployed, Deployment, Planned};
+use crate::deploy::{Admitted, DeployError, Deployed, Deployment, Planned, Refusal, Secrets};
 use crate::metrics::{Operation, Outcome};
 use crate::status::live::{Liveness, Target};
+
+/// How often a write is planned before its client is told to try again.
+const PLANS: usize = 8;
 
 /// The header with the revision on every write.
 pub const REVISION: &str = "x-revision";
@@ -39,6 +43,8 @@ pub struct Subject {
 pub struct Written {
     /// Its revisions.
     pub deployed: Deployed,
+    /// The artifacts that were made anew with it, by name.
+    pub rerendered: Vec<String>,
     /// Who serves it, when the client waited.
     pub live: Option<Liveness>,
 }
@@ -47,13 +53,11 @@ impl Subject {
     /// What this admitted document asks.
     #[must_use]
     pub fn of(admitted: &Admitted, guard: Guard) -> Subject {
-        let ferrogate_model::kinds::Artifact::RestApi(api) = &admitted.artifact;
-        Subject {
-            name: admitted.name.clone(),
-            name_claim: admitted.name_claim.clone(),
-            title: (api.display_name.clone(), api.version.clone()),
-            guard,
-        }
+        let title = match &admitted.artifact {
+            Artifact::RestApi(api) => (api.display_name.clone(), api.version.clone()),
+            Artifact::Secret(secret) => (secret.display_name.clone(), String::new()),
+        };
+        Subject { name: admitted.name.clone(), name_claim: admitted.name_claim.clone(), title, guard }
     }
 
     /// A write of this artifact that carries no document.
@@ -70,43 +74,58 @@ impl Written {
         if self.live.as_ref().is_none_or(|live| live.live) { done } else { StatusCode::ACCEPTED }
     }
 
-    /// `x-revision` for the last write, and `etag` when there was one artifact.
+    /// `x-revision` for the last write, and `etag` when the client wrote one artifact.
     pub fn headers(&self, headers: &mut HeaderMap, tag: bool) {
-        let revision = self.deployed.committed.last;
-        headers.insert(REVISION, HeaderValue::from(revision.0));
+        headers.insert(REVISION, HeaderValue::from(self.deployed.committed.last.0));
         if tag {
-            headers.insert(http::header::ETAG, etag(revision));
+            headers.insert(http::header::ETAG, etag(self.deployed.revision(0)));
         }
     }
 }
 
 impl App {
     /// Reads and admits documents off the async threads: validation, regular expressions and
-    /// schemas of a thousand documents take seconds.
+    /// schemas of a thousand documents take seconds. A template that names a secret unknown
+    /// here may be ahead of this replica, which then catches up and looks again.
     ///
     /// # Errors
     /// With the first cause that is not a document's fault, else each document's own result.
     pub async fn admit(
         self: &Arc<Self>,
-        documents: Vec<Value>,
+        documents: Vec<(Kind, Value)>,
         strict: bool,
-    ) -> Result<Vec<Result<Admitted, crate::deploy::Refusal>>, ApiError> {
+    ) -> Result<Vec<Result<Admitted, Refusal>>, ApiError> {
+        let admitted = self.admit_once(documents.clone(), strict).await?;
+        if admitted.iter().any(|one| matches!(one, Err(Refusal::MissingSecret(_)))) {
+            self.deployer.catch_up().await?;
+            return self.admit_once(documents, strict).await;
+        }
+        Ok(admitted)
+    }
+
+    async fn admit_once(
+        self: &Arc<Self>,
+        documents: Vec<(Kind, Value)>,
+        strict: bool,
+    ) -> Result<Vec<Result<Admitted, Refusal>>, ApiError> {
         let app = Arc::clone(self);
-        let admitted = tokio::task::spawn_blocking(move || {
-            documents.into_iter().map(|document| app.admission.admit(document, strict)).collect()
-        });
-        admitted.await.map_err(|error| ApiError::Internal {
-            message: "Internal server error",
-            cause: format!("admission failed: {error}"),
+        off_thread("admission", move || {
+            app.admission.admit_all(documents, strict, Secrets::of(app.replica.current()))
         })
+        .await
     }
 
     /// As [`App::admit`], of one document.
     ///
     /// # Errors
     /// With the document's fault or ours.
-    pub async fn admit_one(self: &Arc<Self>, document: Value, strict: bool) -> Result<Admitted, ApiError> {
-        let admitted = self.admit(vec![document], strict).await?.pop();
+    pub async fn admit_one(
+        self: &Arc<Self>,
+        kind: Kind,
+        document: Value,
+        strict: bool,
+    ) -> Result<Admitted, ApiError> {
+        let admitted = self.admit(vec![(kind, document)], strict).await?.pop();
         let admitted = admitted.ok_or_else(|| ApiError::Internal {
             message: "Internal server error",
             cause: "admission lost the document".to_owned(),
@@ -119,41 +138,79 @@ impl App {
     /// # Errors
     /// With what the client is told.
     pub async fn write(
-        &self,
+        self: &Arc<Self>,
         operation: Operation,
         caller: &Principal,
         options: &WriteOptions,
         writes: Vec<(Subject, Option<Admitted>)>,
     ) -> Result<Written, ApiError> {
-        let (subjects, planned): (Vec<Subject>, Vec<Planned>) = writes
-            .into_iter()
-            .map(|(subject, content)| {
-                let planned = Planned { name: subject.name.clone(), guard: subject.guard, content };
-                (subject, planned)
-            })
-            .unzip();
-        let repeated = options.keyed.then(|| planned.iter().map(fingerprint).collect::<Vec<_>>());
-        let deployment = Deployment { id: options.batch, author: caller.name.clone(), writes: planned };
-        let committed = self.deployer.deploy(deployment).await;
-        let deployed = committed.map_err(|error| {
-            let error = refusal(error, &subjects, operation);
-            self.metrics.operation(operation, error.outcome());
-            error
-        })?;
+        let written = self.commit(operation, caller, options, writes).await;
+        self.metrics.operation(operation, written.as_ref().err().map_or(Outcome::Success, ApiError::outcome));
+        let (mut written, names) = written?;
+        if let Some(wait) = &options.wait {
+            written.live = Some(self.wait_live(&written.deployed, names, wait).await);
+        }
+        Ok(written)
+    }
+
+    async fn commit(
+        self: &Arc<Self>,
+        operation: Operation,
+        caller: &Principal,
+        options: &WriteOptions,
+        writes: Vec<(Subject, Option<Admitted>)>,
+    ) -> Result<(Written, Vec<ResourceName>), ApiError> {
+        let subjects: Vec<Subject> = writes.iter().map(|(subject, _)| subject.clone()).collect();
+        let repeated = options.keyed.then(|| writes.iter().map(fingerprint).collect::<Vec<_>>());
+        let (deployed, rerendered) = self.deploy_planned(operation, caller, options, writes).await?;
         if repeated.is_some_and(|planned| !is_the_same(&deployed, &planned)) {
-            self.metrics.operation(operation, Outcome::Refused);
             return Err(ApiError::Conflict(format!(
                 "Idempotency-Key {} was used for another request, at revision {}; nothing was written",
                 options.batch, deployed.committed.last
             )));
         }
-        self.metrics.operation(operation, Outcome::Success);
-        let names = subjects.into_iter().map(|subject| subject.name).collect();
-        let live = match &options.wait {
-            None => None,
-            Some(wait) => Some(self.wait_live(&deployed, names, wait).await),
-        };
-        Ok(Written { deployed, live })
+        let names = subjects.into_iter().map(|subject| subject.name).chain(rerendered.iter().cloned());
+        let names = names.collect();
+        let rerendered = rerendered.iter().map(ToString::to_string).collect();
+        Ok((Written { deployed, rerendered, live: None }, names))
+    }
+
+    /// Plans and commits, and plans anew when what the plan was made from has changed
+    /// meanwhile. Answers the artifacts made anew with the client's.
+    async fn deploy_planned(
+        self: &Arc<Self>,
+        operation: Operation,
+        caller: &Principal,
+        options: &WriteOptions,
+        mut writes: Vec<(Subject, Option<Admitted>)>,
+    ) -> Result<(Deployed, Vec<ResourceName>), ApiError> {
+        let asked = writes.len();
+        for _ in 0..PLANS {
+            let planned = self.plan(writes.clone()).await?;
+            let subjects: Vec<Subject> = planned.writes.iter().map(|(subject, _)| subject.clone()).collect();
+            let rerendered: Vec<ResourceName> =
+                subjects.iter().skip(asked).map(|subject| subject.name.clone()).collect();
+            let deployment = Deployment {
+                id: options.batch,
+                author: caller.name.clone(),
+                writes: planned.writes.into_iter().map(into_planned).collect(),
+                expects: planned.expects,
+            };
+            match self.deployer.deploy(deployment).await {
+                Ok(deployed) => return Ok((deployed, rerendered)),
+                Err(DeployError::Moved { name }) => tracing::debug!(%name, "planning anew"),
+                // The guard of an artifact made anew is ours, not the client's.
+                Err(DeployError::Guard { name, .. }) if rerendered.contains(&name) => {
+                    tracing::debug!(%name, "planning anew");
+                }
+                Err(error) => return Err(refusal(error, &subjects, operation)),
+            }
+            self.deployer.catch_up().await?;
+            writes = self.readmit(writes).await?;
+        }
+        let message =
+            "Other writes to what this one depends on kept coming first; nothing was changed. Try again";
+        Err(ApiError::Unavailable(message.to_owned()))
     }
 
     async fn wait_live(&self, deployed: &Deployed, names: Vec<ResourceName>, wait: &Wait) -> Liveness {
@@ -162,22 +219,39 @@ impl App {
     }
 }
 
-/// What a write writes where.
-fn fingerprint(planned: &Planned) -> (ResourceName, Option<String>) {
-    (planned.name.clone(), planned.content.as_ref().map(|admitted| admitted.source.to_string()))
+fn into_planned((subject, content): (Subject, Option<Admitted>)) -> Planned {
+    Planned { name: subject.name, guard: subject.guard, content }
+}
+
+/// What a write writes where. Of a secret the source does not say all.
+fn fingerprint((subject, content): &(Subject, Option<Admitted>)) -> (ResourceName, Option<String>) {
+    let content = content.as_ref().map(|admitted| match subject.name.kind {
+        Kind::RestApi => admitted.source.to_string(),
+        Kind::Secret => admitted.payload.clone().unwrap_or_default(),
+    });
+    (subject.name.clone(), content)
+}
+
+/// The same of what is stored.
+fn stored_fingerprint(stored: &StoredArtifact) -> &str {
+    match stored.name.kind {
+        Kind::RestApi => &stored.source,
+        Kind::Secret => stored.payload.as_deref().unwrap_or_default(),
+    }
 }
 
 /// Whether the batch found under the client's key is this request. What has been replaced
 /// since cannot be compared and passes.
 fn is_the_same(deployed: &Deployed, planned: &[(ResourceName, Option<String>)]) -> bool {
     let count = deployed.committed.last.0.saturating_sub(deployed.committed.first.0).saturating_add(1);
-    if u64::try_from(planned.len()) != Ok(count) {
+    // Behind the client's own writes may stand what was made anew with them.
+    if u64::try_from(planned.len()).map_or(true, |planned| planned > count) {
         return false;
     }
     let Some(snapshot) = &deployed.snapshot else { return true };
     planned.iter().enumerate().all(|(index, (name, source))| match (snapshot.get(name), source) {
         (Some(entry), source) if entry.stored.revision == deployed.revision(index) => {
-            source.as_ref() == Some(&entry.stored.source)
+            source.as_deref() == Some(stored_fingerprint(&entry.stored))
         }
         // Another artifact, never written by that batch, has neither the revision nor a later one.
         (Some(entry), _) => entry.stored.revision > deployed.revision(index),
@@ -200,6 +274,9 @@ fn refusal(error: DeployError, subjects: &[Subject], operation: Operation) -> Ap
                 Some(Subject { title: (title, version), .. }) => ApiError::Conflict(format!(
                     "configuration already exists: configuration with name '{title}' and version '{version}' already exists"
                 )),
+                None if claim.starts_with("id ") => ApiError::Conflict(format!(
+                    "configuration already exists: the artifact {claim} is {holder}"
+                )),
                 None => ApiError::Conflict(format!(
                     "route conflict: {claim} is already served by RestApi '{}'",
                     holder.handle
@@ -216,6 +293,9 @@ fn refusal(error: DeployError, subjects: &[Subject], operation: Operation) -> Ap
             };
             ApiError::Internal { message, cause }
         }
+        DeployError::Moved { name } => {
+            ApiError::Conflict(format!("{name} was changed at the same time; nothing was written"))
+        }
         DeployError::Store(error) => error.into(),
         DeployError::Unknown(batch) => ApiError::Unknown(batch),
     }
@@ -224,21 +304,59 @@ fn refusal(error: DeployError, subjects: &[Subject], operation: Operation) -> Ap
 fn guard_refusal(name: &ResourceName, found: Option<Revision>, guard: Guard) -> ApiError {
     let handle = &name.handle;
     match (guard, found) {
-        (Guard::Absent, _) => ApiError::Conflict(format!(
-            "configuration already exists: configuration with handle '{handle}' already exists"
-        )),
+        (Guard::Absent, _) => already_exists(name),
         (Guard::AtRevision(wanted), Some(found)) => ApiError::PreconditionFailed {
-            message: format!("RestAPI '{handle}' is at revision {found}, not {wanted}"),
+            message: format!("{} '{handle}' is at revision {found}, not {wanted}", title(name.kind)),
             found: Some(found),
         },
         (Guard::Any | Guard::Present | Guard::AtRevision(_), _) => not_found(name),
     }
 }
 
+/// The answer about an artifact that was to be created and exists.
+#[must_use]
+pub fn already_exists(name: &ResourceName) -> ApiError {
+    let handle = &name.handle;
+    ApiError::Conflict(match name.kind {
+        Kind::RestApi => {
+            format!("configuration already exists: configuration with handle '{handle}' already exists")
+        }
+        Kind::Secret => {
+            format!("storage failed: configuration already exists: secret with id '{handle}' already exists")
+        }
+    })
+}
+
+/// What answers call an artifact of this kind.
+#[must_use]
+pub const fn title(kind: Kind) -> &'static str {
+    match kind {
+        Kind::RestApi => "RestAPI",
+        Kind::Secret => "Secret",
+    }
+}
+
 /// The answer about an artifact that does not exist.
 #[must_use]
 pub fn not_found(name: &ResourceName) -> ApiError {
-    ApiError::NotFound(format!("RestAPI with handle '{}' not found", name.handle))
+    ApiError::NotFound(match name.kind {
+        Kind::RestApi => format!("RestAPI with handle '{}' not found", name.handle),
+        Kind::Secret => format!("configuration not found: id={}", name.handle),
+    })
+}
+
+/// The name of the artifact of this kind with this handle; one that cannot exist is not found.
+///
+/// # Errors
+/// When it cannot exist.
+pub fn named(kind: Kind, handle: &str) -> Result<ResourceName, ApiError> {
+    let name = Handle::try_new(handle).map(|handle| ResourceName::new(kind, handle));
+    name.map_err(|_| {
+        ApiError::NotFound(match kind {
+            Kind::RestApi => format!("RestAPI with handle '{handle}' not found"),
+            Kind::Secret => format!("configuration not found: id={handle}"),
+        })
+    })
 }
 
 /// Parses a body that holds one document, off the async threads like [`App::admit`].
@@ -246,7 +364,7 @@ pub fn not_found(name: &ResourceName) -> ApiError {
 /// # Errors
 /// When it does not.
 pub async fn parse(text: String, format: Format) -> Result<Value, ApiError> {
-    off_thread(move || document::parse(&text, format)).await
+    parsed(off_thread("parsing", move || document::parse(&text, format)).await?)
 }
 
 /// As [`parse`], of a body with many documents.
@@ -254,17 +372,25 @@ pub async fn parse(text: String, format: Format) -> Result<Value, ApiError> {
 /// # Errors
 /// When it holds none, or what it holds is not of the format.
 pub async fn parse_many(text: String, format: Format) -> Result<Vec<Value>, ApiError> {
-    off_thread(move || document::parse_many(&text, format)).await
+    parsed(off_thread("parsing", move || document::parse_many(&text, format)).await?)
 }
 
-async fn off_thread<T: Send + 'static>(
-    parse: impl FnOnce() -> Result<T, ParseError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let parsed = tokio::task::spawn_blocking(parse).await.map_err(|error| ApiError::Internal {
-        message: "Internal server error",
-        cause: format!("parsing failed: {error}"),
-    })?;
+fn parsed<T>(parsed: Result<T, ParseError>) -> Result<T, ApiError> {
     parsed.map_err(|error| ApiError::BadRequest(error.to_string()))
+}
+
+/// Runs what takes long, but does not wait, off the async threads.
+///
+/// # Errors
+/// When it panicked.
+pub async fn off_thread<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::Internal {
+        message: "Internal server error",
+        cause: format!("{what} failed: {error}"),
+    })
 }
 
 /// Tells a batch by its id.

@@ -19,7 +19,7 @@ pub fn required(method: &Method, path: &str) -> &'static [&'static str] {
         "rest-apis" | "apply" => &[ADMIN, DEVELOPER],
         "policies" | "revisions" | "cluster" | "batches" if *method == Method::GET => &[ADMIN, DEVELOPER],
         // Takes every artifact of the gateway back, other people's too.
-        "rollback" => &[ADMIN],
+        "rollback" | "secrets" => &[ADMIN],
         _ => &[],
     }
 }
@@ -41,7 +41,9 @@ mod tests {
             (Method::GET, "/cluster", both),
             (Method::POST, "/rollback", &[ADMIN]),
             (Method::POST, "/revisions", &[]),
-            (Method::GET, "/secrets", &[]),
+            (Method::GET, "/secrets", &[ADMIN]),
+            (Method::PUT, "/secrets/a", &[ADMIN]),
+            (Method::GET, "/api-keys", &[]),
             (Method::GET, "/", &[]),
         ] {
             assert_eq!(required(&method, path), roles, "{method} {path}");

@@ -8,17 +8,17 @@
 use std::sync::Arc;
 
 use ferrogate_model::document::Defaults;
-use ferrogate_model::kinds::Artifact;
 use ferrogate_model::kinds::rest_api::{DeploymentState, PolicySpec, RestApi};
-use ferrogate_model::template::{self, Lookup};
-use ferrogate_model::{Refusal as ModelRefusal, ResourceName, Violation, Violations, route};
+use ferrogate_model::kinds::{ARTIFACT_ID, Artifact, Secret};
+use ferrogate_model::template::{self, Lookup, Rendered, TemplateError};
+use ferrogate_model::{Kind, Refusal as ModelRefusal, ResourceName, Violation, Violations, route};
 use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
+use ferrogate_store::Expect;
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-/// The annotation that pins the internal id (contract 2.2).
-const ARTIFACT_ID: &str = "gateway.api-platform.wso2.com/artifact-id";
+use super::secrets::{self, Secrets, Visible};
 
 /// What admission needs of the world.
 pub struct Admission {
@@ -28,8 +28,8 @@ pub struct Admission {
     pub services: Services,
     /// The values of omitted fields.
     pub defaults: Defaults,
-    /// Where templates look.
-    pub lookup: Arc<dyn Lookup + Send + Sync>,
+    /// The variables that templates see.
+    pub environment: Arc<dyn Lookup + Send + Sync>,
 }
 
 /// A document that may be stored.
@@ -44,6 +44,10 @@ pub struct Admitted {
     pub source: Value,
     /// The canonical payload; `None` while undeployed.
     pub payload: Option<String>,
+    /// The secrets whose values are in the payload.
+    pub references: Vec<ResourceName>,
+    /// What must still be so of them when this is committed.
+    pub expects: Vec<Expect>,
     /// What no other artifact may hold.
     pub claims: Vec<String>,
     /// The claim on display name and version, for telling a refusal's cause.
@@ -63,24 +67,78 @@ pub enum Refusal {
     /// A template cannot be rendered.
     #[error("{0}")]
     Template(String),
+    /// A template names a secret that is not known here; perhaps not yet.
+    #[error("{0}")]
+    MissingSecret(String),
     /// It breaks rules.
     #[error("{0}")]
     Invalid(Violations),
 }
 
 impl Admission {
-    /// Admits one document. A strict client has fields without effect refused.
+    /// Admits one document as an artifact of this kind. A strict client has fields without
+    /// effect refused.
     ///
     /// # Errors
     /// With everything that is wrong with the document.
-    pub fn admit(&self, mut source: Value, strict: bool) -> Result<Admitted, Refusal> {
+    pub fn admit(
+        &self,
+        kind: Kind,
+        mut source: Value,
+        strict: bool,
+        secrets: &Secrets,
+    ) -> Result<Admitted, Refusal> {
         if let Value::Object(document) = &mut source {
             // Written by the gateway; a client may send back what it was answered.
             document.remove("status");
         }
-        let rendered = template::render(&source, self.lookup.as_ref())
-            .map_err(|error| Refusal::Template(error.to_string()))?;
-        self.judge(source, &rendered.value, strict).map_err(|refusal| redacted(refusal, &rendered.secrets))
+        match kind {
+            Kind::RestApi => self.rest_api(source, strict, secrets),
+            Kind::Secret => secret(source, strict),
+        }
+    }
+
+    /// As [`Admission::admit`], of many documents of one batch: the secrets among them are
+    /// seen by the others, whatever their order.
+    #[must_use]
+    pub fn admit_all(
+        &self,
+        documents: Vec<(Kind, Value)>,
+        strict: bool,
+        mut secrets: Secrets,
+    ) -> Vec<Result<Admitted, Refusal>> {
+        let mut results: Vec<Option<Result<Admitted, Refusal>>> = documents.iter().map(|_| None).collect();
+        let (first, others): (Vec<_>, Vec<_>) =
+            documents.into_iter().enumerate().partition(|(_, (kind, _))| *kind == Kind::Secret);
+        for (index, (kind, document)) in first.into_iter().chain(others) {
+            let admitted = self.admit(kind, document, strict, &secrets);
+            if let Ok(admitted) = &admitted {
+                secrets.write(admitted);
+            }
+            if let Some(place) = results.get_mut(index) {
+                *place = Some(admitted);
+            }
+        }
+        results.into_iter().flatten().collect()
+    }
+
+    fn rest_api(&self, source: Value, strict: bool, secrets: &Secrets) -> Result<Admitted, Refusal> {
+        let visible = Visible { environment: self.environment.as_ref(), secrets };
+        let Rendered { value, secrets: concealed, references } = template::render(&source, &visible)
+            .map_err(|error| match error {
+                TemplateError::MissingSecret { .. } => Refusal::MissingSecret(error.to_string()),
+                TemplateError::Syntax { .. } | TemplateError::Render { .. } => {
+                    Refusal::Template(error.to_string())
+                }
+            })?;
+        let mut admitted =
+            self.judge(source, &value, strict).map_err(|refusal| redacted(refusal, &concealed))?;
+        // What is not served holds no value, and need not be made anew with it.
+        if admitted.payload.is_some() {
+            admitted.references = references.iter().filter_map(|handle| secrets::name(handle)).collect();
+        }
+        admitted.expects = admitted.references.iter().filter_map(|name| secrets.expectation(name)).collect();
+        Ok(admitted)
     }
 
     /// What is admitted keeps the source; what is judged has its templates rendered.
@@ -108,8 +166,18 @@ impl Admission {
         let uuid = api.annotations.get(ARTIFACT_ID).and_then(|text| Uuid::parse_str(text).ok());
         let (claims, name_claim) = (route::claims(&api), route::name_claim(&api));
         let artifact = Artifact::RestApi(api);
-        let warnings = parsed.warnings;
-        Ok(Admitted { name: artifact.name(), artifact, source, payload, claims, name_claim, uuid, warnings })
+        Ok(Admitted {
+            name: artifact.name(),
+            artifact,
+            source,
+            payload,
+            references: Vec::new(),
+            expects: Vec::new(),
+            claims,
+            name_claim,
+            uuid,
+            warnings: parsed.warnings,
+        })
     }
 
     /// The faults of the document's policies too, although the rest did not become an API:
@@ -138,6 +206,38 @@ impl Admission {
     }
 }
 
+/// The kind a document says it is of; a REST API unless it names another one that there is,
+/// so that its own complaint about the kind is told.
+#[must_use]
+pub fn kind_of(document: &Value) -> Kind {
+    let kind = document.get("kind").and_then(Value::as_str).and_then(Kind::from_document_name);
+    kind.unwrap_or(Kind::RestApi)
+}
+
+/// A secret's source is kept without its value; its templates, if it has any, are text.
+fn secret(source: Value, strict: bool) -> Result<Admitted, Refusal> {
+    let parsed = Secret::parse(&source).map_err(|refusal| match refusal {
+        ModelRefusal::Unreadable(error) => Refusal::Unreadable(error.to_string()),
+        ModelRefusal::Invalid(violations) => Refusal::Invalid(violations),
+    })?;
+    if strict && !parsed.warnings.0.is_empty() {
+        return Err(Refusal::Invalid(parsed.warnings));
+    }
+    let artifact = Artifact::Secret(parsed.secret);
+    Ok(Admitted {
+        name: artifact.name(),
+        payload: Some(artifact.to_payload()),
+        artifact,
+        source: Secret::concealed(source),
+        references: Vec::new(),
+        expects: Vec::new(),
+        claims: Vec::new(),
+        name_claim: String::new(),
+        uuid: None,
+        warnings: parsed.warnings,
+    })
+}
+
 /// Messages quote values, and a value may be a secret that a template put there.
 fn redacted(refusal: Refusal, secrets: &[String]) -> Refusal {
     let clean =
@@ -145,6 +245,7 @@ fn redacted(refusal: Refusal, secrets: &[String]) -> Refusal {
     match refusal {
         Refusal::Unreadable(text) => Refusal::Unreadable(clean(text)),
         Refusal::Template(text) => Refusal::Template(clean(text)),
+        Refusal::MissingSecret(text) => Refusal::MissingSecret(clean(text)),
         Refusal::Invalid(violations) => Refusal::Invalid(Violations(
             violations
                 .0

@@ -6,19 +6,21 @@
 //! into answers.
 
 pub mod admit;
+pub mod secrets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::clock::Clock;
 use ferrogate_model::{Position, ResourceName, Revision};
-use ferrogate_store::{Batch, Commit, CommitError, Committed, Guard, Store, StoreError, Write};
+use ferrogate_store::{Batch, Commit, CommitError, Committed, Expect, Guard, Store, StoreError, Write};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::replicate::{Replica, StoreState};
 use crate::snapshot::Snapshot;
-pub use admit::{Admission, Admitted, Refusal};
+pub use admit::{Admission, Admitted, Refusal, kind_of};
+pub use secrets::Secrets;
 
 /// The longest a commit may take before its outcome counts as unknown. Longer than the
 /// store's own deadlines, so that it matters only when those fail.
@@ -45,6 +47,8 @@ pub struct Deployment {
     pub author: String,
     /// In order; never empty, one write per artifact.
     pub writes: Vec<Planned>,
+    /// What must hold besides.
+    pub expects: Vec<Expect>,
 }
 
 /// One write.
@@ -89,6 +93,12 @@ pub enum DeployError {
         /// Who holds it.
         holder: ResourceName,
     },
+    /// What the batch was made from has changed meanwhile.
+    #[error("{name} has changed since the batch was planned")]
+    Moved {
+        /// The artifact that differs.
+        name: ResourceName,
+    },
     /// Nothing was written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -125,13 +135,16 @@ impl Deployer {
     pub async fn deploy(&self, deployment: Deployment) -> Result<Deployed, DeployError> {
         // The feed asks at least every second whether the store is back: a client that is
         // refused at once can retry sooner than one that waits out a connection attempt.
-        if let StoreState::Unavailable { reason } = self.replica.store_state() {
-            return Err(StoreError::Unavailable(reason).into());
+        match self.replica.store_state() {
+            StoreState::Unavailable { reason } => return Err(StoreError::Unavailable(reason).into()),
+            // What this replica would seal, the others might not be able to open.
+            StoreState::Sealed { what, key } => return Err(StoreError::Sealed { what, key }.into()),
+            StoreState::Starting | StoreState::Available => {}
         }
         let at = self.clock.now_micros();
         let id = deployment.id;
         let writes = deployment.writes.into_iter().map(commit).collect();
-        let batch = Batch { id, author: deployment.author, at, writes };
+        let batch = Batch { id, author: deployment.author, at, writes, expects: deployment.expects };
         let answer = tokio::time::timeout(COMMIT_DEADLINE, self.store.commit(batch)).await;
         let committed = match answer {
             Ok(Ok(committed)) => committed,
@@ -139,6 +152,7 @@ impl Deployer {
             Ok(Err(CommitError::Claimed { name, claim, holder })) => {
                 return Err(DeployError::Claimed { name, claim, holder });
             }
+            Ok(Err(CommitError::Moved { name })) => return Err(DeployError::Moved { name }),
             Ok(Err(CommitError::Store(error))) => return Err(error.into()),
             Ok(Err(CommitError::Unknown(_))) | Err(_) => self.resolve(id).await?,
         };
@@ -146,6 +160,17 @@ impl Deployer {
         let snapshot = self.replica.reached(position, OWN_WRITE_DEADLINE).await;
         tracing::info!(batch = %id, first = %committed.first, last = %committed.last, "batch committed");
         Ok(Deployed { committed, at, snapshot })
+    }
+
+    /// Waits, bounded, until this replica has seen all that is committed now.
+    ///
+    /// # Errors
+    /// When the store cannot say where its line ends.
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        let head = self.store.head().await?.position;
+        // Whoever goes on without having caught up plans on old knowledge and is refused.
+        self.replica.reached(head, OWN_WRITE_DEADLINE).await;
+        Ok(())
     }
 
     /// What became of a batch.
@@ -175,7 +200,7 @@ impl Deployer {
     }
 }
 
-/// Rendered payloads become rows here: the place where secrets in them would be sealed.
+/// From a planned write to one for the store, which seals the payload: see `crate::seal`.
 fn commit(planned: Planned) -> Commit {
     let write = match planned.content {
         None => Write::Delete,
@@ -184,6 +209,7 @@ fn commit(planned: Planned) -> Commit {
             payload: admitted.payload,
             uuid: admitted.uuid.unwrap_or_else(Uuid::new_v4),
             claims: admitted.claims,
+            references: admitted.references,
         },
     };
     Commit { name: planned.name, guard: planned.guard, write }

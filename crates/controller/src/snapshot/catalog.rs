@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The questions the config stream asks of a snapshot. Undeployed artifacts exist for the
-//! management API only: to a runtime they are gone.
+//! management API only: to a runtime they are gone. Of kinds that stay with the controllers a
+//! runtime does not even learn the names.
 
 use std::ops::Bound;
 
@@ -32,10 +33,12 @@ impl Catalog for Snapshot {
         for (_, entry) in self.by_revision.range(later) {
             match &entry.encoded {
                 Some(encoded) => delta.upserts.push(encoded.clone()),
-                None => delta.removes.push(entry.stored.name.clone()),
+                None if entry.stored.name.kind.is_served() => delta.removes.push(entry.stored.name.clone()),
+                None => {}
             }
         }
-        delta.removes.extend(self.tombstones.range(later).map(|(_, name)| name.as_ref().clone()));
+        let buried = self.tombstones.range(later).map(|(_, name)| name.as_ref());
+        delta.removes.extend(buried.filter(|name| name.kind.is_served()).cloned());
         Some(delta)
     }
 

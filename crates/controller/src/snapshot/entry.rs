@@ -15,7 +15,7 @@ pub struct Entry {
     pub stored: StoredArtifact,
     /// What list filters compare.
     pub summary: Summary,
-    /// The resource for the runtimes; `None` while undeployed.
+    /// The resource for the runtimes; `None` while undeployed, and of a kind they are not sent.
     pub encoded: Option<Encoded>,
     contribution: Digest,
 }
@@ -41,13 +41,14 @@ struct SourceDocument {
 impl Entry {
     pub(super) fn new(stored: StoredArtifact) -> Entry {
         let summary = Summary::of(&stored);
-        let resource = stored.payload.as_ref().map(|payload| Resource {
+        let payload = stored.payload.as_ref().filter(|_| stored.name.kind.is_served());
+        let resource = payload.map(|payload| Resource {
             name: stored.name.clone(),
             version: stored.revision,
             payload: Bytes::copy_from_slice(payload.as_bytes()),
         });
         let contribution = resource.as_ref().map(Digest::of_resource).unwrap_or_default();
-        let encoded = resource.as_ref().map(ferrogate_xds::wire::encode);
+        let encoded = resource.as_ref().and_then(ferrogate_xds::wire::encode);
         Entry { stored, summary, encoded, contribution }
     }
 

@@ -96,8 +96,13 @@ impl Store for Faulty {
         self.up()?.outcome(batch_id).await
     }
 
-    async fn revisions(&self, name: &ResourceName, limit: usize) -> Result<Vec<Change>, StoreError> {
-        self.up()?.revisions(name, limit).await
+    async fn revisions(
+        &self,
+        name: &ResourceName,
+        before: Option<Revision>,
+        limit: usize,
+    ) -> Result<Vec<Change>, StoreError> {
+        self.up()?.revisions(name, before, limit).await
     }
 
     async fn artifact_at(
@@ -110,6 +115,18 @@ impl Store for Faulty {
 
     async fn state_at(&self, at: Revision) -> Result<State, StoreError> {
         self.up()?.state_at(at).await
+    }
+
+    async fn referrers(&self, name: &ResourceName) -> Result<Vec<ResourceName>, StoreError> {
+        self.up()?.referrers(name).await
+    }
+
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.up()?.note(name).await
+    }
+
+    async fn put_note(&self, name: &str, expected: Option<&str>, text: &str) -> Result<String, StoreError> {
+        self.up()?.put_note(name, expected, text).await
     }
 
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError> {

@@ -39,6 +39,8 @@ async fn any_past_revision_can_be_read_and_returned_to() {
     assert_eq!(revisions(&history), [(3, "deleted".to_owned()), put(2), put(1)]);
     assert_eq!(history.json()["revisions"][0]["author"], "admin");
     assert_eq!(revisions(&gateway.get("/rest-apis/x/revisions?limit=1&before=3").await), [put(2)]);
+    let beyond = gateway.get("/rest-apis/x/revisions?before=1").await;
+    assert_eq!((beyond.status.as_u16(), revisions(&beyond)), (200, Vec::new()), "after the last page");
     let was = gateway.get("/rest-apis/x/revisions/1").await;
     assert_eq!((was.status.as_u16(), &was.json()["spec"]["context"]), (200, &json!("/one")));
     for (path, status) in [
@@ -46,6 +48,7 @@ async fn any_past_revision_can_be_read_and_returned_to() {
         ("/rest-apis/x/revisions/99", 404),
         ("/rest-apis/x/revisions/one", 400),
         ("/rest-apis/none/revisions", 404),
+        ("/rest-apis/none/revisions?before=9", 404),
     ] {
         assert_eq!(gateway.get(path).await.status.as_u16(), status, "{path}");
     }

@@ -111,7 +111,7 @@ async fn every_base_path_answers_and_the_bare_one_is_deprecated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_paths_and_methods_are_plain_and_open() {
     let gateway = Gateway::start().await;
-    for path in ["/nothing", "/api/management/v2/rest-apis", "/api/management/v1/secrets"] {
+    for path in ["/nothing", "/api/management/v2/rest-apis", "/api/management/v1/api-keys"] {
         let answer = send(gateway.http.get(gateway.url(path))).await;
         assert_eq!((answer.status.as_u16(), answer.text.trim()), (404, "404 page not found"), "{path}");
     }

@@ -197,8 +197,12 @@ async fn two_controllers_over_one_store_are_one_gateway() {
     let url = format!("sqlite://{}", dir.path().join("shared.db").display());
     // One handle for both: what a database server is to controllers on two machines.
     let store = open(&url, &GatewayId::from(ID), &ferrogate_store::Options::default()).expect("a URL");
+    let key = dir.path().join("key.bin");
+    std::fs::write(&key, [7; 32]).expect("written");
     let start = |replica: &str, zone: &str| {
-        let toml = format!("[controller]\nreplica_id = \"{replica}\"\nzone = \"{zone}\"\n");
+        let toml = format!(
+            "[controller]\nreplica_id = \"{replica}\"\nzone = \"{zone}\"\nencryption.key_file = {key:?}\n"
+        );
         Gateway::with(Setup { toml, store: Some(Arc::clone(&store)), ..Setup::default() })
     };
     let (one, two) = (start("c1", "a").await, start("c2", "b").await);

@@ -13,3 +13,4 @@ mod lifecycle;
 mod live;
 mod outage;
 mod refusals;
+mod secrets;

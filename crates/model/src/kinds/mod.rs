@@ -3,11 +3,15 @@
 //! [`Artifact`] have no catch-all arm, so that a new kind is a compile error
 //! wherever a decision is due.
 
+mod metadata;
 mod payload;
 pub mod rest_api;
+pub mod secret;
 
+pub use metadata::{ARTIFACT_ID, MAX_MAP_ENTRIES};
 pub use payload::PayloadError;
 pub use rest_api::RestApi;
+pub use secret::Secret;
 
 use crate::{Kind, ResourceName};
 
@@ -16,6 +20,8 @@ use crate::{Kind, ResourceName};
 pub enum Artifact {
     /// A REST API.
     RestApi(RestApi),
+    /// A secret.
+    Secret(Secret),
 }
 
 impl Artifact {
@@ -24,6 +30,7 @@ impl Artifact {
     pub const fn kind(&self) -> Kind {
         match self {
             Artifact::RestApi(_) => Kind::RestApi,
+            Artifact::Secret(_) => Kind::Secret,
         }
     }
 
@@ -32,6 +39,7 @@ impl Artifact {
     pub fn name(&self) -> ResourceName {
         match self {
             Artifact::RestApi(api) => ResourceName::new(Kind::RestApi, api.handle.clone()),
+            Artifact::Secret(secret) => ResourceName::new(Kind::Secret, secret.handle.clone()),
         }
     }
 }

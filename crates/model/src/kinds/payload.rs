@@ -3,7 +3,7 @@
 //! runtime holds. The same artifact gives the same bytes on every replica; a payload
 //! of a newer release, with fields this one does not know, is still read.
 
-use super::{Artifact, RestApi};
+use super::{Artifact, RestApi, Secret};
 use crate::Kind;
 
 /// A payload that is no artifact of its kind.
@@ -24,12 +24,21 @@ impl RestApi {
     }
 }
 
+impl Secret {
+    /// The secret in canonical JSON, its value included: it is stored sealed, or not at all.
+    #[must_use]
+    pub fn to_payload(&self) -> String {
+        serde_json::to_string(self).expect("it is made of texts")
+    }
+}
+
 impl Artifact {
     /// The artifact in canonical JSON.
     #[must_use]
     pub fn to_payload(&self) -> String {
         match self {
             Artifact::RestApi(api) => api.to_payload(),
+            Artifact::Secret(secret) => secret.to_payload(),
         }
     }
 
@@ -40,6 +49,7 @@ impl Artifact {
     pub fn from_payload(kind: Kind, payload: &[u8]) -> Result<Artifact, PayloadError> {
         match kind {
             Kind::RestApi => serde_json::from_slice(payload).map(Artifact::RestApi),
+            Kind::Secret => serde_json::from_slice(payload).map(Artifact::Secret),
         }
         .map_err(|source| PayloadError { kind, source })
     }

@@ -104,7 +104,10 @@ impl<'p, 't> Parser<'p, 't, '_> {
         let wrong = format!("wrong number of args for {name}: want {wanted} got {}", arguments.len());
         match (name, arguments.as_slice()) {
             ("secret", [handle]) => match self.state.lookup.secret(handle) {
-                Some(secret) => self.concealed(secret),
+                Some(secret) => {
+                    self.state.references.insert(handle.clone());
+                    self.concealed(secret)
+                }
                 None => Err(Fault::MissingSecret(handle.clone())),
             },
             ("env", [name]) => Ok(self.state.lookup.env(name).unwrap_or_default()),

@@ -7,6 +7,8 @@
 mod eval;
 mod lexer;
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 /// The longest text that one document's templates may add up to.
@@ -32,6 +34,8 @@ pub struct Rendered {
     pub value: Value,
     /// Every secret and redacted text in it, sorted, none empty: logs and dumps replace them.
     pub secrets: Vec<String>,
+    /// The handles of the secrets it names.
+    pub references: BTreeSet<String>,
 }
 
 /// A template that cannot be rendered. Its text names no value.
@@ -67,7 +71,7 @@ pub enum TemplateError {
 /// At the first template that cannot be rendered, or when a limit is reached.
 pub fn render(document: &Value, lookup: &dyn Lookup) -> Result<Rendered, TemplateError> {
     let mut value = document.clone();
-    let mut state = State { lookup, secrets: Vec::new(), actions: 0, bytes: 0 };
+    let mut state = State { lookup, secrets: Vec::new(), references: BTreeSet::new(), actions: 0, bytes: 0 };
     if let Some(spec) = value.get_mut("spec") {
         render_value(spec, "spec", &mut state)?;
     }
@@ -75,13 +79,14 @@ pub fn render(document: &Value, lookup: &dyn Lookup) -> Result<Rendered, Templat
     secrets.retain(|secret| !secret.is_empty());
     secrets.sort();
     secrets.dedup();
-    Ok(Rendered { value, secrets })
+    Ok(Rendered { value, secrets, references: state.references })
 }
 
 /// What one rendering has used and found so far.
 struct State<'l> {
     lookup: &'l dyn Lookup,
     secrets: Vec<String>,
+    references: BTreeSet<String>,
     actions: usize,
     bytes: usize,
 }
@@ -250,6 +255,7 @@ mod tests {
         assert_eq!(rendered.value["kind"], document["kind"]);
         assert_eq!(rendered.value["spec"]["list"], json!(["s3cret-S3CRET", {"x": "r"}]));
         assert_eq!(rendered.secrets, ["S3CRET", "r", "s3cret"]);
+        assert_eq!(rendered.references.iter().collect::<Vec<_>>(), ["db"]);
         let untouched = render(&Value::Null, &World).expect("no spec, no template");
         assert!(untouched.value.is_null() && untouched.secrets.is_empty());
     }

@@ -103,6 +103,7 @@ impl Compiler {
         }
         match artifact {
             Artifact::RestApi(api) => self.rest_api(&api, resource),
+            Artifact::Secret(_) => Err("secrets stay with the controllers".to_owned()),
         }
     }
 

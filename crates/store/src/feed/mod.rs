@@ -31,7 +31,8 @@ pub enum FeedEvent {
     Batch(Vec<Change>),
     /// Everything anew: the first state, and after the line could not be continued.
     Reset(State),
-    /// The store cannot be read; said once per outage. The feed keeps trying.
+    /// The store cannot be read; said once per outage, and again when it fails in another
+    /// way. The feed keeps trying.
     Unavailable(StoreError),
     /// The store can be read again.
     Recovered,
@@ -48,6 +49,8 @@ pub struct Feed {
     /// When to ask again, while there is no reason to ask now.
     next_poll: Instant,
     outage: Option<Backoff>,
+    /// How it failed last.
+    failing: Option<std::mem::Discriminant<StoreError>>,
     /// An answer that arrived with the news that the store is back, which goes first.
     held_back: Option<FeedEvent>,
 }
@@ -65,6 +68,7 @@ impl Feed {
             ask_now: true,
             next_poll: Instant::now(),
             outage: None,
+            failing: None,
             held_back: None,
         }
     }
@@ -147,7 +151,11 @@ impl Feed {
     }
 
     fn fail(&mut self, error: StoreError) -> Option<FeedEvent> {
-        let first = self.outage.is_none();
+        // Another kind of failure is another thing to tell: the database is back, and what it
+        // holds cannot be read.
+        let kind = std::mem::discriminant(&error);
+        let first = self.outage.is_none() || self.failing != Some(kind);
+        self.failing = Some(kind);
         let outage = self.outage.get_or_insert_with(Backoff::for_outages);
         self.ask_now = false;
         self.next_poll = Instant::now() + outage.next_delay();

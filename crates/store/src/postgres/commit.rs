@@ -11,7 +11,7 @@ use crate::fault::{certainly_rolled_back, unavailable};
 use crate::history::{self, Verdict};
 use crate::plan::{self, Plan};
 use crate::ready::within;
-use crate::rows::{self, BeforeCommitRow, ClaimRow, CurrentRow, GatewayRow};
+use crate::rows::{self, BeforeCommitRow, ClaimRow, CurrentRow, GatewayRow, NameRow};
 use crate::{Batch, Change, CommitError, Committed, StoreError, sql};
 
 /// `$2` is the number of revisions, `$3` the one whose batch is the witness. Answers the
@@ -30,7 +30,10 @@ const CURRENT: &str = "\
     SELECT kind, handle, uuid, revision, created_at FROM artifacts \
     WHERE gateway_id = $1 AND (kind, handle) IN (SELECT * FROM unnest($2::text[], $3::text[]))";
 
+/// References go with the claims: the batch's artifacts get theirs anew.
 const RELEASE: &str = "\
+    WITH forgotten AS (DELETE FROM artifact_refs \
+        WHERE gateway_id = $1 AND (kind, handle) IN (SELECT * FROM unnest($2::text[], $3::text[]))) \
     DELETE FROM claims \
     WHERE gateway_id = $1 AND (kind, handle) IN (SELECT * FROM unnest($2::text[], $3::text[]))";
 
@@ -39,6 +42,10 @@ const HELD: &str = "SELECT claim, kind, handle FROM claims WHERE gateway_id = $1
 const CLAIM: &str = "\
     INSERT INTO claims (gateway_id, claim, kind, handle) \
     SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[])";
+
+const REFER: &str = "\
+    INSERT INTO artifact_refs (gateway_id, kind, handle, target_kind, target_handle) \
+    SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING";
 
 const PUT: &str = "\
     INSERT INTO artifacts (gateway_id, kind, handle, uuid, revision, source, payload, created_at, updated_at) \
@@ -109,7 +116,7 @@ impl PostgresStore {
             return Ok(Written::Before(committed));
         }
         before.check_line(head)?;
-        let names = batch.writes.iter().map(|write| &write.name);
+        let names = plan::known(batch);
         let current: Vec<CurrentRow> = sqlx::query_as(CURRENT)
             .bind(self.gateway.as_str())
             .bind(names.clone().map(|name| name.kind.path_name()).collect::<Vec<_>>())
@@ -117,7 +124,9 @@ impl PostgresStore {
             .fetch_all(&mut *tx)
             .await?;
         let plan = plan::plan(batch, head.position.epoch, head.position.revision, &plan::current(current)?)?;
+        self.check_referrers(&mut tx, batch).await?;
         self.write_claims(&mut tx, &plan).await?;
+        self.write_references(&mut tx, batch).await?;
         self.write_state(&mut tx, &plan).await?;
         self.write_changes(&mut tx, batch, &plan).await?;
         sqlx::query(BATCH)
@@ -135,7 +144,7 @@ impl PostgresStore {
     async fn take(&self, size: i64) -> Result<(Transaction<'static, Postgres>, GatewayRow), StoreError> {
         for _ in 0..NEW_EPOCH_ATTEMPTS {
             let seen = self.history.seen();
-            let mut tx = self.pool.begin().await?;
+            let mut tx = self.begin().await?;
             let row = sqlx::query_as(TAKE)
                 .bind(self.gateway.as_str())
                 .bind(size)
@@ -150,6 +159,45 @@ impl PostgresStore {
             self.begin_epoch().await?;
         }
         Err(unavailable("the history of the database keeps changing"))
+    }
+
+    async fn check_referrers(
+        &self,
+        tx: &mut Transaction<'static, Postgres>,
+        batch: &Batch,
+    ) -> Result<(), CommitError> {
+        for name in plan::referred(batch) {
+            let rows: Vec<NameRow> = sqlx::query_as(sql::REFERRERS)
+                .bind(self.gateway.as_str())
+                .bind(name.kind.path_name())
+                .bind(name.handle.as_str())
+                .fetch_all(&mut **tx)
+                .await?;
+            plan::check_referrers(batch, rows::names(rows)?)?;
+        }
+        Ok(())
+    }
+
+    /// What the batch's artifacts refer to now; what they did was released with their claims.
+    async fn write_references(
+        &self,
+        tx: &mut Transaction<'static, Postgres>,
+        batch: &Batch,
+    ) -> Result<(), StoreError> {
+        let references = plan::references(batch);
+        if references.is_empty() {
+            return Ok(());
+        }
+        let of = |at: usize| references.iter().map(|row| row[at]).collect::<Vec<_>>();
+        sqlx::query(REFER)
+            .bind(self.gateway.as_str())
+            .bind(of(0))
+            .bind(of(1))
+            .bind(of(2))
+            .bind(of(3))
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
     }
 
     /// Releases what the batch's artifacts held before it takes anything, so that a batch

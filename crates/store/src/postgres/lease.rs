@@ -30,7 +30,7 @@ impl PostgresStore {
         controller: &ControllerLease,
         runtimes: &[RuntimeLease],
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         // A lease lost in a crash is renewed a second later: it is not worth waiting for the disk.
         sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *tx).await?;
         let now: i64 = sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?;

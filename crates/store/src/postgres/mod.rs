@@ -6,8 +6,10 @@
 //! each kind of call are in the modules below.
 
 mod commit;
+mod connect;
 mod lease;
 mod listen;
+mod notes;
 mod read;
 
 use async_trait::async_trait;
@@ -110,7 +112,7 @@ impl PostgresStore {
         let patience = options.timeout;
         let pool = PgPoolOptions::new()
             .max_connections(options.pool_size)
-            .acquire_timeout(options.timeout)
+            .acquire_timeout(options.acquire_timeout)
             // A call that gave up leaves its connection to be tested before it is used again.
             // When the server is gone without a word the test itself would hang for as long
             // as TCP retransmits, and a few such connections would exhaust the pool.
@@ -138,7 +140,7 @@ impl PostgresStore {
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *tx).await?;
         if standby {
             return Err(standby_error());
@@ -170,7 +172,7 @@ impl PostgresStore {
     async fn begin_read(&self) -> Result<(Transaction<'static, Postgres>, Head), StoreError> {
         for _ in 0..NEW_EPOCH_ATTEMPTS {
             let seen = self.history.seen();
-            let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            let mut tx = self.begin_snapshot().await?;
             let row = self.gateway_row(GATEWAY, &mut tx, &seen).await?;
             if history::judge_row(&seen, &row)? == Verdict::Same {
                 self.history.remember_row(&row)?;
@@ -187,7 +189,7 @@ impl PostgresStore {
     async fn begin_locked(&self) -> Result<(Transaction<'static, Postgres>, GatewayRow), StoreError> {
         for _ in 0..NEW_EPOCH_ATTEMPTS {
             let seen = self.history.seen();
-            let mut tx = self.pool.begin().await?;
+            let mut tx = self.begin().await?;
             let row = self.gateway_row(LOCK_GATEWAY, &mut tx, &seen).await?;
             if history::judge_row(&seen, &row)? == Verdict::Same {
                 return Ok((tx, row));
@@ -221,7 +223,7 @@ impl PostgresStore {
     /// Gives the history a new epoch, unless another replica has done so meanwhile.
     async fn begin_epoch(&self) -> Result<(), StoreError> {
         let seen = self.history.seen();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let row = self.gateway_row(LOCK_GATEWAY, &mut tx, &seen).await?;
         let Verdict::Changed(least) = history::judge_row(&seen, &row)? else { return Ok(()) };
         sqlx::query(NEW_EPOCH)
@@ -301,8 +303,13 @@ impl Store for PostgresStore {
         self.call(self.read_outcome(batch_id)).await
     }
 
-    async fn revisions(&self, name: &ResourceName, limit: usize) -> Result<Vec<Change>, StoreError> {
-        self.call(self.read_revisions(name, limit)).await
+    async fn revisions(
+        &self,
+        name: &ResourceName,
+        before: Option<Revision>,
+        limit: usize,
+    ) -> Result<Vec<Change>, StoreError> {
+        self.call(self.read_revisions(name, before, limit)).await
     }
 
     async fn artifact_at(
@@ -315,6 +322,18 @@ impl Store for PostgresStore {
 
     async fn state_at(&self, at: Revision) -> Result<State, StoreError> {
         self.bulk(self.read_state_at(at)).await
+    }
+
+    async fn referrers(&self, name: &ResourceName) -> Result<Vec<ResourceName>, StoreError> {
+        self.call(self.read_referrers(name)).await
+    }
+
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.call(self.read_note(name)).await
+    }
+
+    async fn put_note(&self, name: &str, expected: Option<&str>, text: &str) -> Result<String, StoreError> {
+        self.call(self.write_note(name, expected, text)).await
     }
 
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError> {

@@ -9,7 +9,7 @@ use tokio::sync::MutexGuard;
 use super::SqliteStore;
 use crate::plan::{self, Plan};
 use crate::ready::within;
-use crate::rows::{self, BeforeCommitRow, ClaimRow, CurrentRow};
+use crate::rows::{self, BeforeCommitRow, ClaimRow, CurrentRow, NameRow};
 use crate::{Batch, Change, CommitError, Committed, StoreError, sql};
 
 const TAKE: &str = "UPDATE gateways SET revision = $2 WHERE gateway_id = $1";
@@ -19,6 +19,12 @@ const CURRENT: &str = "\
     WHERE gateway_id = $1 AND kind = $2 AND handle = $3";
 
 const RELEASE: &str = "DELETE FROM claims WHERE gateway_id = $1 AND kind = $2 AND handle = $3";
+
+const FORGET: &str = "DELETE FROM artifact_refs WHERE gateway_id = $1 AND kind = $2 AND handle = $3";
+
+const REFER: &str = "\
+    INSERT INTO artifact_refs (gateway_id, kind, handle, target_kind, target_handle) \
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
 
 const HELD: &str = "SELECT claim, kind, handle FROM claims WHERE gateway_id = $1 AND claim = $2";
 
@@ -90,17 +96,19 @@ impl SqliteStore {
             .execute(&mut *tx)
             .await?;
         let mut current = Vec::with_capacity(batch.writes.len());
-        for write in &batch.writes {
+        for name in plan::known(batch) {
             let row: Option<CurrentRow> = sqlx::query_as(CURRENT)
                 .bind(self.gateway.as_str())
-                .bind(write.name.kind.path_name())
-                .bind(write.name.handle.as_str())
+                .bind(name.kind.path_name())
+                .bind(name.handle.as_str())
                 .fetch_optional(&mut *tx)
                 .await?;
             current.extend(row);
         }
         let plan = plan::plan(batch, head.position.epoch, head.position.revision, &plan::current(current)?)?;
+        self.check_referrers(&mut tx, batch).await?;
         self.write_claims(&mut tx, &plan).await?;
+        self.write_references(&mut tx, batch).await?;
         for change in &plan.changes {
             self.write_change(&mut tx, batch, change).await?;
         }
@@ -115,6 +123,42 @@ impl SqliteStore {
         Ok(Written::Now(tx, turn, plan.committed))
     }
 
+    async fn check_referrers(
+        &self,
+        tx: &mut Transaction<'static, Sqlite>,
+        batch: &Batch,
+    ) -> Result<(), CommitError> {
+        for name in plan::referred(batch) {
+            let rows: Vec<NameRow> = sqlx::query_as(sql::REFERRERS)
+                .bind(self.gateway.as_str())
+                .bind(name.kind.path_name())
+                .bind(name.handle.as_str())
+                .fetch_all(&mut **tx)
+                .await?;
+            plan::check_referrers(batch, rows::names(rows)?)?;
+        }
+        Ok(())
+    }
+
+    /// What the batch's artifacts refer to now; what they did was released with their claims.
+    async fn write_references(
+        &self,
+        tx: &mut Transaction<'static, Sqlite>,
+        batch: &Batch,
+    ) -> Result<(), StoreError> {
+        for [kind, handle, target_kind, target_handle] in plan::references(batch) {
+            sqlx::query(REFER)
+                .bind(self.gateway.as_str())
+                .bind(kind)
+                .bind(handle)
+                .bind(target_kind)
+                .bind(target_handle)
+                .execute(&mut **tx)
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Releases what the batch's artifacts held before it takes anything, so that a batch
     /// may move a claim from one artifact to another.
     async fn write_claims(
@@ -124,12 +168,14 @@ impl SqliteStore {
     ) -> Result<(), CommitError> {
         for change in &plan.changes {
             let name = &change.name;
-            sqlx::query(RELEASE)
-                .bind(self.gateway.as_str())
-                .bind(name.kind.path_name())
-                .bind(name.handle.as_str())
-                .execute(&mut **tx)
-                .await?;
+            for release in [RELEASE, FORGET] {
+                sqlx::query(release)
+                    .bind(self.gateway.as_str())
+                    .bind(name.kind.path_name())
+                    .bind(name.handle.as_str())
+                    .execute(&mut **tx)
+                    .await?;
+            }
         }
         for (claim, name) in &plan.claims {
             let held: Vec<ClaimRow> = sqlx::query_as(HELD)

@@ -6,6 +6,7 @@
 
 mod commit;
 mod lease;
+mod notes;
 mod read;
 
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -75,7 +76,7 @@ impl SqliteStore {
             .busy_timeout(options.timeout);
         let pool = SqlitePoolOptions::new()
             .max_connections(options.pool_size)
-            .acquire_timeout(options.timeout)
+            .acquire_timeout(options.acquire_timeout)
             .connect_lazy_with(connect);
         let (hints, _) = broadcast::channel(HINT_BUFFER);
         SqliteStore {
@@ -233,8 +234,13 @@ impl Store for SqliteStore {
         self.call(self.read_outcome(batch_id)).await
     }
 
-    async fn revisions(&self, name: &ResourceName, limit: usize) -> Result<Vec<Change>, StoreError> {
-        self.call(self.read_revisions(name, limit)).await
+    async fn revisions(
+        &self,
+        name: &ResourceName,
+        before: Option<Revision>,
+        limit: usize,
+    ) -> Result<Vec<Change>, StoreError> {
+        self.call(self.read_revisions(name, before, limit)).await
     }
 
     async fn artifact_at(
@@ -247,6 +253,18 @@ impl Store for SqliteStore {
 
     async fn state_at(&self, at: Revision) -> Result<State, StoreError> {
         self.bulk(self.read_state_at(at)).await
+    }
+
+    async fn referrers(&self, name: &ResourceName) -> Result<Vec<ResourceName>, StoreError> {
+        self.call(self.read_referrers(name)).await
+    }
+
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.call(self.read_note(name)).await
+    }
+
+    async fn put_note(&self, name: &str, expected: Option<&str>, text: &str) -> Result<String, StoreError> {
+        self.call(self.write_note(name, expected, text)).await
     }
 
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::SqliteStore;
 use crate::read::{Reading, readable, resync_needed};
-use crate::rows::{self, ArtifactRow, BeforeCommitRow, ChangeRow};
+use crate::rows::{self, ArtifactRow, BeforeCommitRow, ChangeRow, NameRow};
 use crate::{Change, Changes, Committed, State, StoreError, StoredArtifact, sql};
 
 impl SqliteStore {
@@ -49,6 +49,7 @@ impl SqliteStore {
     pub(super) async fn read_revisions(
         &self,
         name: &ResourceName,
+        before: Option<Revision>,
         limit: usize,
     ) -> Result<Vec<Change>, StoreError> {
         let (mut tx, _) = self.begin_read().await?;
@@ -56,10 +57,22 @@ impl SqliteStore {
             .bind(self.gateway.as_str())
             .bind(name.kind.path_name())
             .bind(name.handle.as_str())
+            .bind(before.map_or(i64::MAX, rows::signed))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&mut *tx)
             .await?;
         rows.into_iter().map(ChangeRow::into_change).collect()
+    }
+
+    pub(super) async fn read_referrers(&self, name: &ResourceName) -> Result<Vec<ResourceName>, StoreError> {
+        let (mut tx, _) = self.begin_read().await?;
+        let rows: Vec<NameRow> = sqlx::query_as(sql::REFERRERS)
+            .bind(self.gateway.as_str())
+            .bind(name.kind.path_name())
+            .bind(name.handle.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
+        rows::names(rows)
     }
 
     pub(super) async fn read_artifact_at(

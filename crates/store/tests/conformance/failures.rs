@@ -23,7 +23,8 @@ fn slow_commits(seconds: f32) -> String {
 }
 
 fn store_at(url: &str, timeout: Duration) -> Arc<dyn Store> {
-    open(url, &GatewayId::from("g"), &Options { pool_size: 4, timeout, ..Options::default() }).unwrap()
+    let options = Options { pool_size: 4, acquire_timeout: timeout, timeout, ..Options::default() };
+    open(url, &GatewayId::from("g"), &options).unwrap()
 }
 
 async fn next(feed: &mut Feed) -> FeedEvent {
@@ -62,6 +63,24 @@ async fn a_restarted_server_is_used_again_without_reopening() {
     assert!(matches!(next(&mut feed).await, FeedEvent::Recovered));
     commit_many(&store, 1).await;
     assert!(matches!(next(&mut feed).await, FeedEvent::Batch(changes) if changes[0].revision == Revision(3)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_gone_is_known_long_before_the_deadline() {
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let patience = Duration::from_secs(60);
+    let store = store_at(&server.url(&database), patience);
+    commit_many(&store, 1).await;
+    server.kill().unwrap();
+    let asked = std::time::Instant::now();
+    match store.commit(batch(vec![put("a", "refused")])).await {
+        Err(CommitError::Store(StoreError::Unavailable(_))) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(asked.elapsed() < patience / 4, "{:?}", asked.elapsed());
+    server.start_again().unwrap();
+    eventually("the store to serve again", || async { store.head().await.ok() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

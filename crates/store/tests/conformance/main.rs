@@ -43,7 +43,11 @@ conformance! {
         a_claim_has_one_holder
         a_batch_may_move_claims_between_its_artifacts
         a_batch_is_applied_once
-        identity_outlives_replacement;
+        identity_outlives_replacement
+        an_id_belongs_to_one_artifact
+        what_a_batch_was_made_from_must_still_be_so
+        whoever_refers_to_it_is_written_with_it
+        a_note_is_written_by_one;
     reading:
         changes_come_in_whole_batches
         a_position_off_the_line_is_told_to_resync

@@ -73,7 +73,8 @@ impl World {
 
 pub fn options() -> Options {
     // Small pools, since many stores share one server; patience for a loaded machine.
-    Options { pool_size: 4, timeout: Duration::from_secs(20), ..Options::default() }
+    let patience = Duration::from_secs(20);
+    Options { pool_size: 4, acquire_timeout: patience, timeout: patience, ..Options::default() }
 }
 
 pub fn name(handle: &str) -> ResourceName {
@@ -90,6 +91,7 @@ pub fn put_with(handle: &str, content: &str, guard: Guard, claims: &[&str]) -> C
         payload: Some(format!("payload of {content}")),
         uuid: Uuid::new_v4(),
         claims: claims.iter().map(|claim| (*claim).to_owned()).collect(),
+        references: Vec::new(),
     };
     Commit { name: name(handle), guard, write }
 }
@@ -99,7 +101,7 @@ pub fn delete(handle: &str) -> Commit {
 }
 
 pub fn batch(writes: Vec<Commit>) -> Batch {
-    Batch { id: Uuid::new_v4(), author: "tester".to_owned(), at: 1_000, writes }
+    Batch { id: Uuid::new_v4(), author: "tester".to_owned(), at: 1_000, writes, expects: Vec::new() }
 }
 
 /// Commits and expects success.

@@ -50,21 +50,25 @@ pub enum WireError {
     },
 }
 
-/// The capability a runtime must state to be sent this kind.
+/// The capability a runtime must state to be sent this kind; `None` for a kind that no
+/// runtime is sent.
 #[must_use]
-pub const fn capability(kind: Kind) -> &'static str {
+pub const fn capability(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::RestApi => rest_api::CAPABILITY,
+        Kind::RestApi => Some(rest_api::CAPABILITY),
+        Kind::Secret => None,
     }
 }
 
-/// Encodes a resource, once for every stream that will send it.
+/// Encodes a resource, once for every stream that will send it. A kind that stays with the
+/// controllers has no encoding, so that no mistake elsewhere can send it.
 #[must_use]
-pub fn encode(resource: &Resource) -> Encoded {
+pub fn encode(resource: &Resource) -> Option<Encoded> {
     let bytes = match resource.name.kind {
         Kind::RestApi => rest_api::encode(resource),
+        Kind::Secret => return None,
     };
-    Encoded { name: Arc::new(resource.name.clone()), version: resource.version, bytes }
+    Some(Encoded { name: Arc::new(resource.name.clone()), version: resource.version, bytes })
 }
 
 /// Decodes the payload of a resource.
@@ -74,7 +78,7 @@ pub fn encode(resource: &Resource) -> Encoded {
 pub fn decode(payload: &protocol::Any) -> Result<Resource, WireError> {
     let kind = Kind::ALL
         .into_iter()
-        .find(|kind| type_url(*kind) == payload.type_url)
+        .find(|kind| type_url(*kind) == Some(payload.type_url.as_str()))
         .ok_or_else(|| WireError::UnknownType(payload.type_url.clone()))?;
     decode_as(kind, &payload.value)
 }
@@ -94,7 +98,8 @@ pub(crate) fn to_message(resource: &Encoded) -> protocol::Resource {
         name: resource.name.to_string(),
         version: resource.version.to_string(),
         resource: Some(protocol::Any {
-            type_url: type_url(resource.name.kind).to_owned(),
+            // What has no type has no encoding either.
+            type_url: type_url(resource.name.kind).unwrap_or_default().to_owned(),
             value: resource.bytes.clone(),
         }),
     }
@@ -113,15 +118,17 @@ pub(crate) fn stated_version(message: &protocol::Resource) -> Revision {
     Revision(message.version.parse().unwrap_or(0))
 }
 
-const fn type_url(kind: Kind) -> &'static str {
+const fn type_url(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::RestApi => rest_api::TYPE_URL,
+        Kind::RestApi => Some(rest_api::TYPE_URL),
+        Kind::Secret => None,
     }
 }
 
 fn decode_as(kind: Kind, bytes: &bytes::Bytes) -> Result<Resource, WireError> {
     match kind {
         Kind::RestApi => rest_api::decode(bytes),
+        Kind::Secret => Err(WireError::UnknownType(kind.document_name().to_owned())),
     }
 }
 
@@ -141,10 +148,16 @@ mod tests {
 
     #[test]
     fn a_resource_survives_the_round_trip() {
-        let encoded = encode(&resource());
+        let encoded = encode(&resource()).unwrap();
         assert_eq!(from_message(&to_message(&encoded)), Ok(resource()));
         assert_eq!(contribution(&encoded), Ok(Digest::of_resource(&resource())));
-        assert_eq!(encode(&resource()).bytes, encoded.bytes);
+        assert_eq!(encode(&resource()).unwrap().bytes, encoded.bytes);
+    }
+
+    #[test]
+    fn a_secret_has_no_encoding() {
+        let secret = Resource { name: "secrets/db".parse().unwrap(), ..resource() };
+        assert!(encode(&secret).is_none());
     }
 
     #[test]
@@ -152,7 +165,7 @@ mod tests {
         let unknown = Any { type_url: "type.googleapis.com/ferrogate.v9.Mcp".to_owned(), ..Any::default() };
         assert_eq!(decode(&unknown), Err(WireError::UnknownType(unknown.type_url.clone())));
 
-        let mut message = to_message(&encode(&resource()));
+        let mut message = to_message(&encode(&resource()).unwrap());
         message.version = "1".to_owned();
         assert!(matches!(from_message(&message), Err(WireError::Mismatch { .. })));
         message.resource.as_mut().unwrap().value = vec![0xff; 8].into();

@@ -185,11 +185,11 @@ impl Catalog for Snapshot {
     }
 
     fn everything(&self) -> Vec<Encoded> {
-        self.line.set.values().map(wire::encode).collect()
+        self.line.set.values().filter_map(wire::encode).collect()
     }
 
     fn resource(&self, name: &ResourceName) -> Option<Encoded> {
-        self.line.set.get(name).map(wire::encode)
+        self.line.set.get(name).and_then(wire::encode)
     }
 }
 

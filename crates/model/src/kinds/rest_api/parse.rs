@@ -4,26 +4,20 @@
 //! hosts are read in the files beside this one. Message texts that the contract
 //! quotes are kept to the letter, for clients match on them.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::{DeploymentState, Resilience, RestApi, hosts, operations, policies, upstreams};
 use crate::document::Defaults;
 use crate::duration;
 use crate::fields::{Fields, Findings, Refusal, text};
-use crate::{Handle, Kind, NameError, Violations};
+use crate::{Kind, Violations};
 
-/// The most labels, and the most annotations, of one artifact.
-pub const MAX_MAP_ENTRIES: usize = 256;
 /// The most entries of `spec.subscriptionPlans`.
 pub const MAX_PLANS: usize = 100;
 
 const MAX_DISPLAY_NAME_CHARS: usize = 100;
 const MAX_VERSION_CHARS: usize = 64;
 const MAX_CONTEXT_CHARS: usize = 200;
-
-const ARTIFACT_ID_ANNOTATION: &str = "gateway.api-platform.wso2.com/artifact-id";
 
 const TIMEOUT_FORMAT: &str = "Invalid timeout format (expected a single-unit duration like '30s', '1m', '500ms', \
     or '0s' to disable; compound, negative, and unitless values are not allowed)";
@@ -49,7 +43,7 @@ impl RestApi {
         // `status` is written by the gateway and ignored when a client sends it back.
         root.only(&["apiVersion", "kind", "metadata", "spec", "status"], &mut found);
         root.text("apiVersion", &mut found);
-        kind(&root, &mut found);
+        root.kind(Kind::RestApi, &mut found);
         let spec = root.fields("spec", &mut found);
         spec.only(
             &[
@@ -77,7 +71,7 @@ impl RestApi {
         let api_policies = policies::read_all(&spec, &mut operations, &mut found);
         let state = deployment_state(&spec, &mut found);
         let subscription_plans = subscription_plans(&spec, &mut found);
-        let metadata = metadata(&root, &mut found);
+        let metadata = root.metadata(&mut found);
 
         let warnings = found.finish()?;
         Ok(Parsed {
@@ -117,13 +111,6 @@ pub(super) fn resilience(owner: &Fields<'_>, found: &mut Findings) -> Resilience
         duration.map(duration::whole_millis)
     };
     Resilience { timeout: read("timeout"), idle_timeout: read("idleTimeout") }
-}
-
-fn kind(root: &Fields<'_>, found: &mut Findings) {
-    let name = Kind::RestApi.document_name();
-    if root.text("kind", found).as_deref() != Some(name) {
-        found.violations.push("kind", format!("Unsupported kind (must be '{name}')"));
-    }
 }
 
 fn display_name(spec: &Fields<'_>, found: &mut Findings) -> String {
@@ -210,47 +197,4 @@ fn deployment_state(spec: &Fields<'_>, found: &mut Findings) -> DeploymentState 
 fn subscription_plans(spec: &Fields<'_>, found: &mut Findings) -> Vec<String> {
     let plans = spec.list("subscriptionPlans", MAX_PLANS, found);
     plans.into_iter().filter_map(|(path, value)| text(value, &path, found)).collect()
-}
-
-struct Metadata {
-    handle: Option<Handle>,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-}
-
-fn metadata(root: &Fields<'_>, found: &mut Findings) -> Metadata {
-    let fields = root.fields("metadata", found);
-    fields.only(&["name", "labels", "annotations"], found);
-    let handle = match Handle::try_new(&fields.text("name", found).unwrap_or_default()) {
-        Ok(handle) => Some(handle),
-        Err(error) => {
-            found.violations.push(fields.path("name"), name_message(&error));
-            None
-        }
-    };
-    let labels = fields.texts("labels", MAX_MAP_ENTRIES, found);
-    for key in labels.keys().filter(|key| key.contains(char::is_whitespace)) {
-        let message = format!(
-            "Label key '{key}' contains whitespace characters. Label keys must not contain any whitespace."
-        );
-        found.violations.push(fields.path("labels"), message);
-    }
-    let annotations = fields.texts("annotations", MAX_MAP_ENTRIES, found);
-    if annotations.get(ARTIFACT_ID_ANNOTATION).is_some_and(|id| uuid::Uuid::parse_str(id).is_err()) {
-        let message = format!("Annotation '{ARTIFACT_ID_ANNOTATION}' must be a UUID");
-        found.violations.push(fields.path("annotations"), message);
-    }
-    Metadata { handle, labels, annotations }
-}
-
-fn name_message(error: &NameError) -> String {
-    match error {
-        NameError::Empty => "Metadata name is required".to_owned(),
-        NameError::BadCharacter => {
-            "metadata.name must not contain whitespace, '/', '}', or control characters".to_owned()
-        }
-        NameError::TooLong | NameError::Dots | NameError::UnknownKind(_) | NameError::NoSlash(_) => {
-            error.to_string()
-        }
-    }
 }

@@ -47,7 +47,7 @@ pub async fn a_database_emptied_begins_a_new_epoch(world: &World) {
     world
         .execute(
             "DROP TABLE gateways; DROP TABLE artifacts; DROP TABLE claims; DROP TABLE changes; \
-             DROP TABLE batches; DROP TABLE controllers; DROP TABLE runtimes; DROP TABLE ferrogate_migrations",
+             DROP TABLE batches; DROP TABLE controllers; DROP TABLE runtimes; DROP TABLE artifact_refs; DROP TABLE notes; DROP TABLE ferrogate_migrations",
         )
         .await;
     let head =

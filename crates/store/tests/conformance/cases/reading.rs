@@ -89,15 +89,19 @@ pub async fn the_past_can_be_read(world: &World) {
     {
         assert!(matches!(beyond, Some(StoreError::OutOfRange { head: Revision(5), .. })), "{beyond:?}");
     }
-    let revisions = |limit| {
+    let revisions = |before: Option<u64>, limit| {
         let store = &store;
         async move {
-            let changes = store.revisions(&name("a"), limit).await.unwrap();
+            let changes = store.revisions(&name("a"), before.map(Revision), limit).await.unwrap();
             changes.iter().map(|c| (c.revision.0, c.artifact.is_some())).collect::<Vec<_>>()
         }
     };
-    assert_eq!(revisions(9).await, [(5, true), (4, false), (3, true), (1, true)]);
-    assert_eq!(revisions(2).await, [(5, true), (4, false)]);
+    assert_eq!(revisions(None, 9).await, [(5, true), (4, false), (3, true), (1, true)]);
+    assert_eq!(revisions(None, 2).await, [(5, true), (4, false)]);
+    assert_eq!(revisions(Some(4), 2).await, [(3, true), (1, true)], "the next page");
+    assert_eq!(revisions(Some(3), 1).await, [(1, true)], "revision 2 is another artifact's");
+    assert_eq!(revisions(Some(u64::MAX), 1).await, [(5, true)]);
+    assert_eq!(revisions(Some(1), 9).await, []);
 }
 
 pub async fn pruning_keeps_what_is_readable(world: &World) {
@@ -122,7 +126,7 @@ pub async fn pruning_keeps_what_is_readable(world: &World) {
         assert_eq!(store.state_at(Revision(at)).await.unwrap(), before.unwrap(), "state at {at}");
     }
     assert!(store.state_at(Revision(4)).await.is_err());
-    let listed = store.revisions(&name("a"), 9).await.unwrap();
+    let listed = store.revisions(&name("a"), None, 9).await.unwrap();
     assert_eq!(listed.iter().map(|c| c.revision.0).collect::<Vec<_>>(), [6, 2]);
     for change in listed {
         let read = store.artifact_at(&name("a"), change.revision).await.unwrap();
@@ -145,7 +149,7 @@ pub async fn gateways_do_not_see_one_another(world: &World) {
     one.report(&controller("c"), &[runtime("r", "c", true)]).await.unwrap();
     let state = two.load().await.unwrap();
     assert_eq!((state.position.revision, state.artifacts[0].source.as_str()), (Revision(1), "two"));
-    assert_eq!(two.revisions(&name("a"), 9).await.unwrap().len(), 1);
+    assert_eq!(two.revisions(&name("a"), None, 9).await.unwrap().len(), 1);
     assert_eq!(two.head().await.unwrap().floor, Revision(0));
     let cluster = two.cluster().await.unwrap();
     assert_eq!((cluster.controllers.len(), cluster.runtimes.len()), (0, 0));

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use ferrogate_model::Revision;
-use ferrogate_store::{Changes, CommitError, Guard};
+use ferrogate_store::{Batch, Changes, Commit, CommitError, Expect, Guard, Write};
 use futures::future::join_all;
 
 use crate::world::{World, batch, commit, delete, name, put, put_with};
@@ -123,4 +123,91 @@ pub async fn identity_outlives_replacement(world: &World) {
     commit(&store, vec![delete("a")]).await;
     commit(&store, vec![put("a", "3")]).await;
     assert_ne!(store.load().await.unwrap().artifacts.remove(0).uuid, before.uuid, "a new artifact");
+}
+
+/// A write that refers to other artifacts.
+fn referring(handle: &str, targets: &[&str]) -> Commit {
+    let mut commit = put(handle, "");
+    if let Write::Put { references, .. } = &mut commit.write {
+        references.extend(targets.iter().map(|target| name(target)));
+    }
+    commit
+}
+
+pub async fn an_id_belongs_to_one_artifact(world: &World) {
+    let store = world.store();
+    commit(&store, vec![put("a", "1")]).await;
+    let id = store.load().await.unwrap().artifacts.remove(0).uuid;
+    let taking = |handle: &str| {
+        let mut commit = put(handle, "2");
+        if let Write::Put { uuid, .. } = &mut commit.write {
+            *uuid = id;
+        }
+        commit
+    };
+    match store.commit(batch(vec![taking("b")])).await {
+        Err(CommitError::Claimed { claim, holder, .. }) => {
+            assert_eq!((claim, holder), (ferrogate_store::id_claim(id), name("a")));
+        }
+        other => panic!("{other:?}"),
+    }
+    // A new name for the same thing.
+    commit(&store, vec![delete("a"), taking("b")]).await;
+    let renamed = store.load().await.unwrap().artifacts.remove(0);
+    assert_eq!((renamed.name, renamed.uuid), (name("b"), id));
+}
+
+pub async fn what_a_batch_was_made_from_must_still_be_so(world: &World) {
+    let store = world.store();
+    let at = commit(&store, vec![put("secret", "1")]).await.last;
+    let made = || {
+        let expects = vec![Expect::Unchanged { name: name("secret"), revision: at }];
+        Batch { expects, ..batch(vec![referring("a", &["secret"])]) }
+    };
+    assert_eq!(store.commit(made()).await.unwrap().last, Revision(2));
+    commit(&store, vec![put("secret", "2")]).await;
+    match store.commit(made()).await {
+        Err(CommitError::Moved { name: moved }) => assert_eq!(moved, name("secret")),
+        other => panic!("{other:?}"),
+    }
+    commit(&store, vec![delete("secret")]).await;
+    assert!(matches!(store.commit(made()).await, Err(CommitError::Moved { .. })));
+    assert_eq!(store.head().await.unwrap().position.revision, Revision(4), "nothing was written");
+}
+
+pub async fn whoever_refers_to_it_is_written_with_it(world: &World) {
+    let (store, other) = (world.store(), world.store_of("another"));
+    commit(&other, vec![referring("elsewhere", &["secret"])]).await;
+    commit(&store, vec![put("secret", "1"), referring("a", &["secret"]), referring("b", &["secret", "c"])])
+        .await;
+    assert_eq!(store.referrers(&name("secret")).await.unwrap(), [name("a"), name("b")]);
+    let writing = |writes: Vec<Commit>| {
+        let expects = vec![Expect::ReferrersWritten { name: name("secret") }];
+        Batch { expects, ..batch(writes) }
+    };
+    match store.commit(writing(vec![put("secret", "2"), referring("a", &["secret"])])).await {
+        Err(CommitError::Moved { name: left_out }) => assert_eq!(left_out, name("b")),
+        outcome => panic!("{outcome:?}"),
+    }
+    let whole = vec![put("secret", "2"), referring("a", &["secret"]), referring("b", &["c"])];
+    store.commit(writing(whole)).await.unwrap();
+    assert_eq!(store.referrers(&name("secret")).await.unwrap(), [name("a")], "b is another now");
+    // Referred to although it is gone: whoever writes it again must know.
+    commit(&store, vec![delete("secret")]).await;
+    assert_eq!(store.referrers(&name("secret")).await.unwrap(), [name("a")]);
+    commit(&store, vec![delete("a")]).await;
+    store.commit(writing(vec![put("secret", "3")])).await.unwrap();
+}
+
+pub async fn a_note_is_written_by_one(world: &World) {
+    let (store, other, foreign) = (world.store(), world.store(), world.store_of("another"));
+    assert_eq!(store.note("key").await.unwrap(), None);
+    let (here, there) = futures::join!(store.put_note("key", None, "1"), other.put_note("key", None, "2"));
+    let stands = here.unwrap();
+    assert_eq!(there.unwrap(), stands, "both learn what the first one wrote");
+    assert_eq!(other.put_note("key", Some("else"), "3").await.unwrap(), stands);
+    assert_eq!(other.put_note("key", Some(&stands), "3").await.unwrap(), "3");
+    assert_eq!(store.note("key").await.unwrap().as_deref(), Some("3"));
+    assert_eq!((store.note("other").await.unwrap(), foreign.note("key").await.unwrap()), (None, None));
+    assert_eq!(store.head().await.unwrap().position.revision, Revision(0), "no part of the line");
 }
