@@ -4,6 +4,7 @@
 //! means the same thing on every machine.
 
 mod bench;
+mod chaos;
 mod measure;
 mod postgres;
 mod proof;
@@ -48,6 +49,8 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         depth: usize,
     },
+    /// Beat a whole gateway with every fault of a seeded schedule and judge every promise
+    Chaos(chaos::Flags),
     /// Measure the figures of docs/reliability.md on the release build and print them as a table
     Measure {
         /// A tenth of everything, for a quick look
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         }
         Task::Bench { arguments } => bench::run(&root, &arguments),
         Task::Model { depth } => proof::run(&root, "model", &["--depth".to_owned(), depth.to_string()]),
+        Task::Chaos(flags) => chaos::run(&root, &flags),
         Task::Measure { quick } => measure::run(&root, quick),
     });
     match done {

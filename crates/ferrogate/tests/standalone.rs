@@ -29,6 +29,7 @@ fn spec(data_dir: &Path) -> Spec {
         args,
         env: Vec::new(),
         data_dir: data_dir.to_owned(),
+        log: data_dir.join("process.log"),
     }
 }
 

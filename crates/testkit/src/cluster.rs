@@ -3,7 +3,7 @@
 //! runtimes that know all of them, and one backend. Tests and measurements build one,
 //! break it, and ask it questions through [`crate::management::Management`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -53,15 +53,14 @@ impl Cluster {
         let token = root.path().join("join-token");
         std::fs::write(&token, "a-token-for-this-cluster-only")?;
         let mut controllers = Vec::new();
+        let roles = Roles { binary: shape.binary, root: root.path(), token: &token };
         for (index, zone) in shape.controllers.iter().enumerate() {
-            let spec = controller_spec(&shape, root.path(), &token, &database, index, zone);
-            controllers.push(spec.start().await?);
+            controllers.push(roles.controller(index, zone, &database).start().await?);
         }
         let streams: Vec<String> = controllers.iter().map(|controller| controller.url("stream")).collect();
         let mut runtimes = Vec::new();
         for (index, zone) in shape.runtimes.iter().enumerate() {
-            let spec = runtime_spec(&shape, root.path(), &token, &streams, index, zone);
-            runtimes.push(spec.start().await?);
+            runtimes.push(roles.runtime(index, zone, &streams).start().await?);
         }
         let cluster = Cluster { postgres, controllers, runtimes, backend, root };
         for runtime in &cluster.runtimes {
@@ -112,49 +111,48 @@ async fn restart(process: &mut Process) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn controller_spec(
-    shape: &Shape<'_>,
-    root: &Path,
-    token: &Path,
-    database: &str,
-    index: usize,
-    zone: &str,
-) -> Spec {
-    let name = format!("controller-{}", index + 1);
-    let mut args =
-        strings(&["controller", "--replica-id", &name, "--zone", zone, "--database-url", database]);
-    args.extend(strings(&["--join-token-file", &token.display().to_string()]));
-    for listener in ["management", "admin", "metrics", "stream"] {
-        args.extend(strings(&[&format!("--listen-{listener}"), "127.0.0.1:0"]));
-    }
-    spec(shape, root, name, args)
+/// How replicas of one gateway are started: what all of them share.
+pub(crate) struct Roles<'a> {
+    pub binary: &'a Path,
+    /// Each replica's data directory and log are below it, under its name.
+    pub root: &'a Path,
+    pub token: &'a Path,
 }
 
-fn runtime_spec(
-    shape: &Shape<'_>,
-    root: &Path,
-    token: &Path,
-    streams: &[String],
-    index: usize,
-    zone: &str,
-) -> Spec {
-    let name = format!("runtime-{}", index + 1);
-    let mut args = strings(&["runtime", "--runtime-id", &name, "--zone", zone, "--workers", "1"]);
-    for url in streams {
-        args.extend(strings(&["--controller", url]));
+impl Roles<'_> {
+    /// The controller of this index, on free ports.
+    pub fn controller(&self, index: usize, zone: &str, database: &str) -> Spec {
+        let name = format!("controller-{}", index + 1);
+        let mut args =
+            strings(&["controller", "--replica-id", &name, "--zone", zone, "--database-url", database]);
+        self.complete(&mut args, &["management", "admin", "metrics", "stream"]);
+        self.spec(name, args)
     }
-    args.extend(strings(&["--join-token-file", &token.display().to_string()]));
-    for listener in ["http", "admin", "metrics", "readiness"] {
-        args.extend(strings(&[&format!("--listen-{listener}"), "127.0.0.1:0"]));
-    }
-    args.extend(strings(&["--listen-https", "off"]));
-    spec(shape, root, name, args)
-}
 
-fn spec(shape: &Shape<'_>, root: &Path, name: String, args: Vec<String>) -> Spec {
-    let data_dir: PathBuf = root.join(&name);
-    let env = vec![("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())];
-    Spec { binary: shape.binary.to_owned(), name, args, env, data_dir }
+    /// The runtime of this index, on free ports, with these controllers' streams.
+    pub fn runtime(&self, index: usize, zone: &str, streams: &[String]) -> Spec {
+        let name = format!("runtime-{}", index + 1);
+        let mut args = strings(&["runtime", "--runtime-id", &name, "--zone", zone, "--workers", "1"]);
+        for url in streams {
+            args.extend(strings(&["--controller", url]));
+        }
+        self.complete(&mut args, &["http", "admin", "metrics", "readiness"]);
+        args.extend(strings(&["--listen-https", "off"]));
+        self.spec(name, args)
+    }
+
+    fn complete(&self, args: &mut Vec<String>, listeners: &[&str]) {
+        args.extend(strings(&["--join-token-file", &self.token.display().to_string()]));
+        for listener in listeners {
+            args.extend(strings(&[&format!("--listen-{listener}"), "127.0.0.1:0"]));
+        }
+    }
+
+    fn spec(&self, name: String, args: Vec<String>) -> Spec {
+        let env = vec![("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())];
+        let data_dir = self.root.join(&name);
+        Spec { binary: self.binary.to_owned(), log: data_dir.join("process.log"), data_dir, name, args, env }
+    }
 }
 
 fn strings(args: &[&str]) -> Vec<String> {

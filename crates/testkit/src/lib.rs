@@ -5,9 +5,12 @@
 #![allow(clippy::missing_panics_doc, clippy::indexing_slicing, reason = "test code states what must hold")]
 
 pub mod backend;
+pub mod chaos;
 pub mod cluster;
 pub mod eventually;
+pub mod link;
 pub mod load;
 pub mod management;
+pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -19,6 +19,7 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 pub struct Management {
     base: String,
     http: reqwest::Client,
+    deadline: Duration,
 }
 
 /// One answer, read whole.
@@ -38,7 +39,14 @@ impl Management {
     /// A client of the controller at this base URL.
     #[must_use]
     pub fn new(base: String) -> Management {
-        Management { base, http: reqwest::Client::new() }
+        Management { base, http: reqwest::Client::new(), deadline: REQUEST_DEADLINE }
+    }
+
+    /// The same client, giving up on an answer after this long.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Management {
+        self.deadline = deadline;
+        self
     }
 
     /// Sends one request below `/api/management/v1`.
@@ -57,7 +65,7 @@ impl Management {
         self.http
             .request(method, format!("{}/api/management/v1{path}", self.base))
             .basic_auth("admin", Some(PASSWORD))
-            .timeout(REQUEST_DEADLINE)
+            .timeout(self.deadline)
     }
 
     /// `POST /rest-apis`.
@@ -81,9 +89,18 @@ impl Management {
     ///
     /// # Errors
     /// As [`Management::send`].
-    pub async fn apply_keyed(&self, document: &Value, key: &str) -> anyhow::Result<Answer> {
-        let request = self.request(Method::POST, "/apply").header("idempotency-key", key).json(document);
-        read(request).await
+    pub async fn apply_keyed(&self, document: &Value, key: &str, query: &str) -> anyhow::Result<Answer> {
+        let path = format!("/apply{query}");
+        read(self.request(Method::POST, &path).header("idempotency-key", key).json(document)).await
+    }
+
+    /// As [`Management::delete`], under an idempotency key.
+    ///
+    /// # Errors
+    /// As [`Management::send`].
+    pub async fn delete_keyed(&self, handle: &str, key: &str, query: &str) -> anyhow::Result<Answer> {
+        let path = format!("/rest-apis/{handle}{query}");
+        read(self.request(Method::DELETE, &path).header("idempotency-key", key)).await
     }
 
     /// `GET` below the base path.

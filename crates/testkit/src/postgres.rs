@@ -48,6 +48,8 @@ pub struct PostgresOptions {
     pub binaries: Option<PathBuf>,
     /// Settings beyond the defaults, such as `("fsync", "off")`.
     pub settings: Vec<(String, String)>,
+    /// The folder in which its directory is made; by default that for temporary files.
+    pub folder: Option<PathBuf>,
 }
 
 /// How to stop one.
@@ -75,7 +77,7 @@ impl PostgresServer {
     /// A fresh server.
     pub fn start_with(options: &PostgresOptions) -> io::Result<PostgresServer> {
         let binaries = options.binaries.clone().map_or_else(find_binaries, Ok)?;
-        let server = PostgresServer::in_new_home(binaries)?;
+        let server = PostgresServer::in_new_home(binaries, options.folder.as_deref())?;
         let data = server.data();
         server.run(
             "initdb",
@@ -88,8 +90,14 @@ impl PostgresServer {
 
     /// A streaming standby of this server, caught up and following.
     pub fn standby(&self) -> io::Result<PostgresServer> {
-        let standby = PostgresServer::in_new_home(self.binaries.clone())?;
-        let source = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        self.standby_through(self.port, None)
+    }
+
+    /// As [`PostgresServer::standby`], following through another port that leads to this
+    /// server, and with its directory made in this folder.
+    pub fn standby_through(&self, port: u16, folder: Option<&Path>) -> io::Result<PostgresServer> {
+        let standby = PostgresServer::in_new_home(self.binaries.clone(), folder)?;
+        let source = format!("host=127.0.0.1 port={port} user=postgres");
         standby.run(
             "pg_basebackup",
             &["-D", &text(&standby.data()), "-d", &source, "-R", "-X", "stream", "-c", "fast"],
@@ -176,10 +184,11 @@ impl PostgresServer {
         self.run("pg_ctl", &["-D", &text(&self.data()), "-w", "promote"]).map(drop)
     }
 
-    fn in_new_home(binaries: PathBuf) -> io::Result<PostgresServer> {
+    fn in_new_home(binaries: PathBuf, folder: Option<&Path>) -> io::Result<PostgresServer> {
         let user = unprivileged_user()?;
+        let folder = folder.map_or_else(std::env::temp_dir, Path::to_path_buf);
         // Kept from here on by the watchdog alone.
-        let home = TempDir::with_prefix("ferrogate-pg-")?.keep();
+        let home = TempDir::with_prefix_in("ferrogate-pg-", folder)?.keep();
         if let Some(user) = &user {
             chown(&home, Some(user.uid), Some(user.gid))?;
         }

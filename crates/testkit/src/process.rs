@@ -29,8 +29,10 @@ pub struct Spec {
     pub args: Vec<String>,
     /// Additional environment.
     pub env: Vec<(String, String)>,
-    /// `--data-dir`, which also receives the log.
+    /// `--data-dir`.
     pub data_dir: PathBuf,
+    /// The file that receives standard output and standard error.
+    pub log: PathBuf,
 }
 
 /// A running replica. Dropping it kills it.
@@ -51,7 +53,7 @@ impl Spec {
         if listener_file.exists() {
             std::fs::remove_file(&listener_file)?;
         }
-        let log = std::fs::File::options().create(true).append(true).open(self.log_path())?;
+        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let mut child = Command::new(&self.binary)
             .args(&self.args)
             .arg("--data-dir")
@@ -77,14 +79,20 @@ impl Spec {
         }
     }
 
-    /// The file that receives standard output and standard error.
-    #[must_use]
-    pub fn log_path(&self) -> PathBuf {
-        self.data_dir.join("process.log")
+    /// The same replica on fixed ports outside the range from which the system takes the ports of
+    /// outgoing connections: it finds them free however often it is killed and started again.
+    ///
+    /// # Errors
+    /// When there are no such ports.
+    pub fn on_fixed_ports(mut self) -> anyhow::Result<Spec> {
+        for value in self.args.iter_mut().filter(|arg| *arg == "127.0.0.1:0") {
+            *value = format!("127.0.0.1:{}", crate::ports::fixed()?);
+        }
+        Ok(self)
     }
 
     fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let from = lines.len().saturating_sub(20);
         lines.get(from..).unwrap_or_default().join("\n")
@@ -110,6 +118,17 @@ impl Process {
                 unreachable!("{} has no listener '{listener}', only {:?}", self.spec.name, self.listeners)
             }
         }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// `http://` and the address of a listener.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ferrogate_model::{GatewayId, Revision};
 use ferrogate_store::{CommitError, Feed, FeedEvent, Options, Store, StoreError, open};
 
+use crate::link::Link;
 use crate::postgres::{PostgresServer, StopMode};
-use crate::proxy::Proxy;
 use crate::world::{World, batch, commit, commit_many, eventually, put};
 
 /// Makes every COMMIT take `seconds`, with the transaction's locks held.
@@ -25,6 +25,10 @@ fn slow_commits(seconds: f32) -> String {
 fn store_at(url: &str, timeout: Duration) -> Arc<dyn Store> {
     let options = Options { pool_size: 4, acquire_timeout: timeout, timeout, ..Options::default() };
     open(url, &GatewayId::from("g"), &options).unwrap()
+}
+
+fn url_through(link: &Link, database: &str) -> String {
+    format!("postgres://postgres@{}/{database}", link.address())
 }
 
 async fn next(feed: &mut Feed) -> FeedEvent {
@@ -86,12 +90,12 @@ async fn a_server_that_is_gone_is_known_long_before_the_deadline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_to_have_happened() {
     let World::Postgres(server, database) = World::postgres() else { panic!("a server") };
-    let proxy = Proxy::to(server.port()).await;
-    let store = store_at(&proxy.url(&database), Duration::from_secs(20));
+    let link = Link::to(server.port()).await.unwrap();
+    let store = store_at(&url_through(&link, &database), Duration::from_secs(20));
     commit_many(&store, 1).await;
     // The server is still committing when it is asked: the answer must wait for it.
     server.psql(&database, &slow_commits(1.0)).unwrap();
-    proxy.cut_at_next_commit();
+    link.cut_at_next_commit();
     let lost = batch(vec![put("a", "lost"), put("b", "lost")]);
     match store.commit(lost.clone()).await {
         Err(CommitError::Unknown(id)) => assert_eq!(id, lost.id),
@@ -166,8 +170,8 @@ async fn another_lineage_begins_a_new_epoch_once() {
 async fn a_failover_begins_a_new_epoch_and_a_standby_is_not_read() {
     let primary = PostgresServer::start().unwrap();
     let database = primary.create_database().unwrap();
-    let proxy = Proxy::to(primary.port()).await;
-    let store = store_at(&proxy.url(&database), Duration::from_secs(5));
+    let link = Link::to(primary.port()).await.unwrap();
+    let store = store_at(&url_through(&link, &database), Duration::from_secs(5));
     commit_many(&store, 3).await;
     let mut feed = Feed::new(Arc::clone(&store), None).polling_every(Duration::from_millis(100));
     let FeedEvent::Reset(before) = next(&mut feed).await else { panic!("the first state") };
@@ -189,7 +193,7 @@ async fn a_failover_begins_a_new_epoch_and_a_standby_is_not_read() {
     assert_eq!(lost.last, Revision(4));
     primary.stop(StopMode::Immediate).unwrap();
 
-    proxy.lead_to(standby.port());
+    link.lead_to(standby.port());
     standby.promote().unwrap();
     let written = batch(vec![put("new", "4")]);
     let committed =

@@ -203,7 +203,7 @@ async fn write(
         let mut tries = 0_usize;
         let revision = loop {
             let management = &controllers[tries % 2];
-            let answer = management.apply_keyed(&document, &key).await;
+            let answer = management.apply_keyed(&document, &key, "").await;
             match answer {
                 Ok(answer) if answer.status.is_success() => break answer.revision.context("a revision")?,
                 Ok(answer) if answer.status != StatusCode::SERVICE_UNAVAILABLE => {

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What breaks when: a seeded deck of every fault, dealt one at a time, each with its
+//! victim and its length. The whole deck is dealt before any fault comes a second time.
+//! Pure, so that a seed names one schedule for ever; [`super::faults`] carries it out.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::link::{Mode, Way};
+
+/// A slow link delays every chunk by this long.
+const SLOW: Duration = Duration::from_millis(200);
+/// Bounds of the length of a fault that has one, in milliseconds.
+const LENGTHS: std::ops::Range<u64> = 1_000..5_000;
+/// Bounds of the calm after everything converged, in milliseconds.
+const CALMS: std::ops::Range<u64> = 500..2_000;
+
+/// Which kind of replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A controller.
+    Controller,
+    /// A runtime.
+    Runtime,
+}
+
+/// Which links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// One controller's to PostgreSQL.
+    Database,
+    /// One runtime's to every controller.
+    Stream,
+    /// The load balancer's to one runtime.
+    Balancer,
+}
+
+/// What a link fault does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Breakage {
+    /// Reset and refused.
+    Cut,
+    /// Nothing arrives from the side that connected.
+    Mute,
+    /// Nothing arrives from the side that was connected to.
+    Deaf,
+    /// Every chunk late.
+    Slow,
+    /// The peer vanished.
+    HalfOpen,
+    /// Reset once.
+    Reset,
+}
+
+/// Everything that is done to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// `kill -9`, and started again later.
+    Kill(Role),
+    /// SIGSTOP, later SIGCONT.
+    Freeze(Role),
+    /// SIGTERM, and started again once it has ended.
+    Drain(Role),
+    /// Every controller, every runtime and the database, one after the other.
+    RollingRestart,
+    /// A fault of a link.
+    Link(Place, Breakage),
+    /// `pg_ctl stop -m immediate`, and started again later.
+    DatabaseStop,
+    /// The postmaster is killed, and started again later.
+    DatabaseKill,
+    /// `pg_ctl restart`.
+    DatabaseRestart,
+    /// The primary is stopped cleanly and the standby promoted.
+    Failover,
+    /// As [`Kind::Failover`], after a while in which the standby heard of nothing.
+    FailoverLosingTail,
+    /// Other clients take every connection that the server allows.
+    ConnectionsExhausted,
+    /// Another session holds the gateway's row.
+    LongLock,
+    /// A full disk under a runtime's data directory.
+    RuntimeDiskFull,
+    /// A full disk under the primary.
+    DatabaseDiskFull,
+    /// A process's wall clock is an hour ahead, then an hour behind, then right.
+    Clock(Role),
+    /// Database and controllers are all dead, and a runtime is killed and started again.
+    Blackout,
+}
+
+/// One fault to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What.
+    pub kind: Kind,
+    /// Which of the replicas of the role, where there is a choice.
+    pub victim: usize,
+    /// How long.
+    pub length: Duration,
+    /// The calm after it, once everything has converged.
+    pub calm: Duration,
+}
+
+/// The deck.
+pub struct Schedule {
+    rng: Rng,
+    /// The shape: how many there are to choose from.
+    controllers: usize,
+    runtimes: usize,
+    deck: Vec<Kind>,
+}
+
+impl Kind {
+    /// Every kind once.
+    #[must_use]
+    pub fn all() -> Vec<Kind> {
+        let mut all = vec![
+            Kind::RollingRestart,
+            Kind::DatabaseStop,
+            Kind::DatabaseKill,
+            Kind::DatabaseRestart,
+            Kind::Failover,
+            Kind::FailoverLosingTail,
+            Kind::ConnectionsExhausted,
+            Kind::LongLock,
+            Kind::RuntimeDiskFull,
+            Kind::DatabaseDiskFull,
+            Kind::Blackout,
+        ];
+        for role in [Role::Controller, Role::Runtime] {
+            all.extend([Kind::Kill(role), Kind::Freeze(role), Kind::Drain(role), Kind::Clock(role)]);
+        }
+        for place in [Place::Database, Place::Stream, Place::Balancer] {
+            for breakage in Breakage::ALL {
+                all.push(Kind::Link(place, breakage));
+            }
+        }
+        all
+    }
+
+    /// Its name in the history, the figures and the plot.
+    #[must_use]
+    pub fn name(self) -> String {
+        let of = |role: Role| match role {
+            Role::Controller => "controller",
+            Role::Runtime => "runtime",
+        };
+        match self {
+            Kind::Kill(role) => format!("kill -9 {}", of(role)),
+            Kind::Freeze(role) => format!("SIGSTOP {}", of(role)),
+            Kind::Drain(role) => format!("SIGTERM {}", of(role)),
+            Kind::RollingRestart => "rolling restart".to_owned(),
+            Kind::Link(place, breakage) => format!("{} link {}", place.name(), breakage.name()),
+            Kind::DatabaseStop => "database immediate stop".to_owned(),
+            Kind::DatabaseKill => "database kill -9".to_owned(),
+            Kind::DatabaseRestart => "database restart".to_owned(),
+            Kind::Failover => "failover".to_owned(),
+            Kind::FailoverLosingTail => "failover losing its tail".to_owned(),
+            Kind::ConnectionsExhausted => "connections exhausted".to_owned(),
+            Kind::LongLock => "long lock".to_owned(),
+            Kind::RuntimeDiskFull => "runtime disk full".to_owned(),
+            Kind::DatabaseDiskFull => "database disk full".to_owned(),
+            Kind::Clock(role) => format!("clock off by 1 h, {}", of(role)),
+            Kind::Blackout => "blackout and runtime restart".to_owned(),
+        }
+    }
+
+    /// Whether it begins a new epoch.
+    #[must_use]
+    pub fn is_failover(self) -> bool {
+        matches!(self, Kind::Failover | Kind::FailoverLosingTail)
+    }
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Place::Database => "controller-database",
+            Place::Stream => "runtime-controller",
+            Place::Balancer => "balancer-runtime",
+        }
+    }
+}
+
+impl Breakage {
+    const ALL: [Breakage; 6] =
+        [Breakage::Cut, Breakage::Mute, Breakage::Deaf, Breakage::Slow, Breakage::HalfOpen, Breakage::Reset];
+
+    fn name(self) -> &'static str {
+        match self {
+            Breakage::Cut => "cut",
+            Breakage::Mute => "silent outwards",
+            Breakage::Deaf => "silent backwards",
+            Breakage::Slow => "slow",
+            Breakage::HalfOpen => "half-open",
+            Breakage::Reset => "reset",
+        }
+    }
+
+    /// The mode of the link meanwhile; `None` for what happens once.
+    #[must_use]
+    pub fn mode(self) -> Option<Mode> {
+        match self {
+            Breakage::Cut => Some(Mode::Cut),
+            Breakage::Mute => Some(Mode::Silent(Way::Out)),
+            Breakage::Deaf => Some(Mode::Silent(Way::Back)),
+            Breakage::Slow => Some(Mode::Slow(SLOW)),
+            Breakage::HalfOpen => Some(Mode::HalfOpen),
+            Breakage::Reset => None,
+        }
+    }
+}
+
+impl Schedule {
+    /// The schedule of a seed, for a gateway of this shape.
+    #[must_use]
+    pub fn new(seed: u64, controllers: usize, runtimes: usize) -> Schedule {
+        Schedule { rng: Rng::with_seed(seed), controllers, runtimes, deck: Vec::new() }
+    }
+
+    /// Deals the next fault.
+    pub fn deal(&mut self) -> Fault {
+        if self.deck.is_empty() {
+            self.deck = Kind::all();
+            self.rng.shuffle(&mut self.deck);
+        }
+        let kind = self.deck.pop().unwrap_or(Kind::RollingRestart);
+        let choices = match kind {
+            Kind::Kill(role) | Kind::Freeze(role) | Kind::Drain(role) | Kind::Clock(role) => match role {
+                Role::Controller => self.controllers,
+                Role::Runtime => self.runtimes,
+            },
+            Kind::Link(Place::Database, _) => self.controllers,
+            Kind::Link(Place::Stream | Place::Balancer, _)
+            | Kind::RuntimeDiskFull
+            | Kind::Blackout
+            | Kind::RollingRestart
+            | Kind::DatabaseStop
+            | Kind::DatabaseKill
+            | Kind::DatabaseRestart
+            | Kind::Failover
+            | Kind::FailoverLosingTail
+            | Kind::ConnectionsExhausted
+            | Kind::LongLock
+            | Kind::DatabaseDiskFull => self.runtimes,
+        };
+        // Drawn whether needed or not: what one kind needs does not shift the others.
+        Fault {
+            kind,
+            victim: self.rng.usize(..choices),
+            length: Duration::from_millis(self.rng.u64(LENGTHS)),
+            calm: Duration::from_millis(self.rng.u64(CALMS)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Kind, Schedule};
+
+    #[test]
+    fn a_seed_is_one_schedule_and_a_deck_holds_every_kind_once() {
+        let all = Kind::all();
+        let deal = |seed| {
+            let mut schedule = Schedule::new(seed, 3, 4);
+            (0..2 * all.len()).map(|_| schedule.deal()).collect::<Vec<_>>()
+        };
+        let (once, again, other) = (deal(7), deal(7), deal(8));
+        assert_eq!(once, again);
+        assert_ne!(once, other);
+        for deck in once.chunks(all.len()) {
+            let kinds: BTreeSet<Kind> = deck.iter().map(|fault| fault.kind).collect();
+            assert_eq!(kinds, all.iter().copied().collect());
+        }
+    }
+
+    #[test]
+    fn no_two_kinds_share_a_name() {
+        let names: BTreeSet<String> = Kind::all().into_iter().map(Kind::name).collect();
+        assert_eq!(names.len(), Kind::all().len());
+    }
+}
