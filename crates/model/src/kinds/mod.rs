@@ -17,6 +17,7 @@ use crate::{Kind, ResourceName};
 
 /// A valid artifact of any kind.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are APIs, and only a few exist at a time")]
 pub enum Artifact {
     /// A REST API.
     RestApi(RestApi),
