@@ -36,7 +36,7 @@ const PLACES: [&str; 9] = [
 fn read(payload: &str) -> RestApi {
     match Artifact::from_payload(Kind::RestApi, payload.as_bytes()).expect("a readable payload") {
         Artifact::RestApi(api) => api,
-        Artifact::Secret(secret) => panic!("{secret:?} is no API"),
+        Artifact::Secret(secret) => unreachable!("{secret:?} is no API"),
     }
 }
 

@@ -172,7 +172,7 @@ mod tests {
 
     fn ring(versions: &[(&str, u8)]) -> KeyRing {
         let keys = versions.iter().map(|(version, byte)| ((*version).to_owned(), [*byte; 32])).collect();
-        KeyRing::new(keys).ok().expect("a sound ring")
+        KeyRing::new(keys).expect("a sound ring")
     }
 
     #[test]
