@@ -7,7 +7,8 @@ use ferrogate_model::Refusal;
 use ferrogate_model::document::Defaults;
 use ferrogate_model::kinds::RestApi;
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, DEFAULT_COOKIE, HashKey, LoadBalancing, StickyCookie, UpstreamDefinition,
+    BalancingPolicy, DEFAULT_COOKIE, HashKey, HealthCheck, HealthQuestion, LoadBalancing, StickyCookie,
+    UpstreamDefinition,
 };
 use serde_json::{Value, json};
 
@@ -82,6 +83,55 @@ fn load_balancing() {
     let definition = reads(&json!({"loadBalancing": {"panicThreshold": 0}}));
     assert_eq!(definition.load_balancing.and_then(|balancing| balancing.panic_threshold), Some(0));
     assert_eq!(definition.targets[0].zone.as_deref(), Some("z-1"));
+}
+
+#[test]
+fn health_checks() {
+    let check = |value: Value| reads(&json!({ "healthCheck": value })).health_check.expect("one");
+    let http = check(json!({"type": "http"}));
+    assert_eq!(
+        http,
+        HealthCheck {
+            question: HealthQuestion::Http {
+                path: "/".to_owned(),
+                host: None,
+                expected_statuses: vec![(200, 299)]
+            },
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+            healthy_threshold: 2,
+            unhealthy_threshold: 3,
+        }
+    );
+    let asked = json!({
+        "type": "http", "path": "/up?deep=1", "host": "books.example:81", "expectedStatuses": [204, "300-399"],
+        "interval": "1s", "timeout": "500ms", "healthyThreshold": 1, "unhealthyThreshold": 1,
+    });
+    let HealthQuestion::Http { path, host, expected_statuses } = check(asked).question else {
+        unreachable!("it asks by HTTP")
+    };
+    assert_eq!((path.as_str(), host.as_deref()), ("/up?deep=1", Some("books.example:81")));
+    assert_eq!(expected_statuses, [(204, 204), (300, 399)]);
+    let grpc = check(json!({"type": "grpc", "service": "books.Shelf"}));
+    assert_eq!(grpc.question, HealthQuestion::Grpc { service: "books.Shelf".to_owned() });
+    assert_eq!(check(json!({"type": "tcp"})).question, HealthQuestion::Tcp);
+    let refused = |value: Value, want: &[(&str, &str)]| refuses(&json!({ "healthCheck": value }), want);
+    refused(json!({}), &[("healthCheck.type", "The type of check is required")]);
+    refused(json!({"type": "tcp", "path": "/"}), &[("healthCheck.path", "Has no meaning with this type")]);
+    refused(
+        json!({
+            "type": "http", "path": "up", "host": "a b", "expectedStatuses": ["2xx", "299-200"],
+            "interval": "1s", "timeout": "2s", "healthyThreshold": 0,
+        }),
+        &[
+            ("healthCheck.path", "Must be a path that starts with '/'"),
+            ("healthCheck.host", "Must be a host name"),
+            ("healthCheck.expectedStatuses[0]", "Must be a status such as 200, or a range"),
+            ("healthCheck.expectedStatuses[1]", "Must be a status such as 200, or a range"),
+            ("healthCheck.timeout", "Must not be longer than interval"),
+            ("healthCheck.healthyThreshold", "Must be a whole number between 1 and 100"),
+        ],
+    );
 }
 
 #[test]

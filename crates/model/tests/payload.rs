@@ -6,9 +6,10 @@ use std::time::Duration;
 use ferrogate_model::Kind;
 use ferrogate_model::document::{Defaults, Format, parse};
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, CircuitBreaker, DeploymentState, FailureRate, HashKey, HeaderMatch, HeaderValueMatch,
-    HostRewrite, LoadBalancing, Method, Operation, OutlierDetection, PolicySpec, Resilience, Scheme,
-    StickyCookie, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget,
+    BalancingPolicy, CircuitBreaker, DeploymentState, FailureRate, Fault, FaultAbort, FaultDelay, HashKey,
+    HeaderMatch, HeaderValueMatch, HealthCheck, HealthQuestion, HostRewrite, LoadBalancing, Method, Mirror,
+    Operation, OutlierDetection, PolicySpec, Resilience, RetryOn, RetryPolicy, Scheme, SplitPart,
+    StickyCookie, TargetUrl, TrafficSplit, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget,
 };
 use ferrogate_model::kinds::{Artifact, RestApi};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
@@ -70,8 +71,33 @@ fn millis() -> impl Strategy<Value = Option<Duration>> {
     prop::option::of((0..u64::from(u32::MAX)).prop_map(Duration::from_millis))
 }
 
+fn retry() -> impl Strategy<Value = RetryPolicy> {
+    let on = prop::sample::subsequence(
+        vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Reset],
+        0..3,
+    );
+    (any::<u8>(), on, prop::collection::vec(any::<u16>(), 0..3), millis(), any::<u32>()).prop_map(
+        |(number, on, status_codes, per_try_timeout, count)| RetryPolicy {
+            max_retries: number,
+            on,
+            status_codes,
+            per_try_timeout,
+            backoff_base: Duration::from_millis(count.into()),
+            backoff_max: Duration::from_millis(number.into()),
+            budget_percent: number,
+            budget_minimum: count,
+            max_body_bytes: count,
+        },
+    )
+}
+
 fn resilience() -> impl Strategy<Value = Resilience> {
-    (millis(), millis()).prop_map(|(timeout, idle_timeout)| Resilience { timeout, idle_timeout })
+    let fault = (millis(), any::<u8>(), any::<u16>()).prop_map(|(delay, percent, status)| Fault {
+        delay: delay.map(|duration| FaultDelay { duration, percent }),
+        abort: (percent < 100).then_some(FaultAbort { status, percent }),
+    });
+    (millis(), millis(), prop::option::of(retry()), prop::option::of(fault))
+        .prop_map(|(timeout, idle_timeout, retry, fault)| Resilience { timeout, idle_timeout, retry, fault })
 }
 
 fn target() -> impl Strategy<Value = TargetUrl> {
@@ -86,10 +112,23 @@ fn target() -> impl Strategy<Value = TargetUrl> {
 }
 
 fn upstream() -> impl Strategy<Value = Upstream> {
-    let target =
-        prop_oneof![target().prop_map(UpstreamTarget::Url), any::<String>().prop_map(UpstreamTarget::Ref)];
-    (target, prop::sample::select(vec![HostRewrite::Auto, HostRewrite::Manual]))
-        .prop_map(|(target, host_rewrite)| Upstream { target, host_rewrite })
+    let part =
+        (any::<String>(), any::<u16>()).prop_map(|(definition, weight)| SplitPart { definition, weight });
+    let split = (prop::collection::vec(part, 0..3), prop::option::of(hash_key()))
+        .prop_map(|(parts, sticky)| TrafficSplit { parts, sticky });
+    let target = prop_oneof![
+        target().prop_map(UpstreamTarget::Url),
+        any::<String>().prop_map(UpstreamTarget::Ref),
+        split.prop_map(UpstreamTarget::Split),
+    ];
+    let mirror =
+        (any::<String>(), any::<u8>()).prop_map(|(definition, percent)| Mirror { definition, percent });
+    let rewrite = prop::sample::select(vec![HostRewrite::Auto, HostRewrite::Manual]);
+    (target, rewrite, prop::option::of(mirror)).prop_map(|(target, host_rewrite, mirror)| Upstream {
+        target,
+        host_rewrite,
+        mirror,
+    })
 }
 
 fn policies() -> impl Strategy<Value = Vec<PolicySpec>> {
@@ -138,20 +177,21 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(operation, 0..4)
 }
 
+fn hash_key() -> impl Strategy<Value = HashKey> {
+    prop_oneof![
+        any::<String>().prop_map(HashKey::Header),
+        any::<String>().prop_map(HashKey::Cookie),
+        Just(HashKey::ClientAddress)
+    ]
+}
+
 fn balancing() -> impl Strategy<Value = LoadBalancing> {
-    let key = || {
-        prop_oneof![
-            any::<String>().prop_map(HashKey::Header),
-            any::<String>().prop_map(HashKey::Cookie),
-            Just(HashKey::ClientAddress)
-        ]
-    };
     let cookie = (any::<String>(), millis()).prop_map(|(name, ttl)| StickyCookie { name, ttl });
     let policy = prop_oneof![
         Just(BalancingPolicy::RoundRobin),
         Just(BalancingPolicy::LeastRequest),
         Just(BalancingPolicy::Ewma),
-        key().prop_map(BalancingPolicy::RingHash),
+        hash_key().prop_map(BalancingPolicy::RingHash),
         cookie.prop_map(BalancingPolicy::StickyCookie),
     ];
     (policy, prop::option::of(0..=100_u8), millis()).prop_map(|(policy, panic_threshold, slow_start)| {
@@ -173,6 +213,22 @@ fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
     })
 }
 
+fn health_check() -> impl Strategy<Value = HealthCheck> {
+    let time = || (0..u64::from(u32::MAX)).prop_map(Duration::from_millis);
+    let statuses = prop::collection::vec((any::<u16>(), any::<u16>()), 0..3);
+    let http = (any::<String>(), prop::option::of(any::<String>()), statuses)
+        .prop_map(|(path, host, expected_statuses)| HealthQuestion::Http { path, host, expected_statuses });
+    let grpc = any::<String>().prop_map(|service| HealthQuestion::Grpc { service });
+    let question = prop_oneof![http, grpc, Just(HealthQuestion::Tcp)];
+    (question, time(), time(), any::<u32>(), any::<u32>()).prop_map(|fields| HealthCheck {
+        question: fields.0,
+        interval: fields.1,
+        timeout: fields.2,
+        healthy_threshold: fields.3,
+        unhealthy_threshold: fields.4,
+    })
+}
+
 fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
     let limit = || prop::option::of(any::<u32>());
     (limit(), limit(), limit()).prop_map(|(max_connections, max_pending, max_requests)| CircuitBreaker {
@@ -186,7 +242,11 @@ fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
     let weighted = (target(), prop::option::of(0..=100_u8), prop::option::of(any::<String>()))
         .prop_map(|(url, weight, zone)| WeightedTarget { url, weight, zone });
     let targets = prop::collection::vec(weighted, 0..3);
-    let protection = (prop::option::of(outlier_detection()), prop::option::of(circuit_breaker()));
+    let protection = (
+        prop::option::of(outlier_detection()),
+        prop::option::of(circuit_breaker()),
+        prop::option::of(health_check()),
+    );
     let definition =
         (any::<String>(), any::<String>(), millis(), targets, prop::option::of(balancing()), protection)
             .prop_map(|fields| UpstreamDefinition {
@@ -197,6 +257,7 @@ fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
                 load_balancing: fields.4,
                 outlier_detection: fields.5.0,
                 circuit_breaker: fields.5.1,
+                health_check: fields.5.2,
             });
     prop::collection::vec(definition, 0..3)
 }

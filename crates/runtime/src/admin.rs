@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Admin;
 use crate::sync::RuntimeSink;
+use crate::upstream::states::States;
 
 /// Connections per side door. More wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -42,6 +43,8 @@ pub trait Door: Send + Sync + 'static {
 pub struct AdminDoor {
     /// What is served.
     pub sink: Arc<RuntimeSink>,
+    /// What is known of upstream endpoints.
+    pub endpoints: Arc<States>,
     /// Whether the process wants traffic.
     pub readiness: Readiness,
     /// Who may see what.
@@ -153,6 +156,13 @@ impl AdminDoor {
 
     fn status(&self) -> Value {
         let status = self.sink.status();
+        let reports = self.endpoints.checks.report();
+        let checks: Vec<Value> = reports
+            .into_iter()
+            .map(
+                |report| json!({ "endpoint": report.endpoint, "state": report.state, "error": report.error }),
+            )
+            .collect();
         json!({
             "runtime": self.runtime_id,
             "timestamp": now(),
@@ -171,6 +181,7 @@ impl AdminDoor {
             "routes": status.routes,
             "poisonedRoutes": status.poisoned,
             "rejects": status.rejects,
+            "healthChecks": checks,
         })
     }
 

@@ -64,6 +64,8 @@ pub enum Reason {
     CircuitOpen,
     /// Every usable endpoint has as many requests or connections as it may have.
     Overflow,
+    /// A fault was injected, as the artifact says.
+    FaultInjected,
     /// The path that a policy or a rewrite made is not a valid request target.
     BadUpstreamPath,
     /// A defect of the gateway itself.
@@ -72,7 +74,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 25] = [
+    pub const ALL: [Reason; 26] = [
         Reason::RouteNotFound,
         Reason::NotReady,
         Reason::RoutePoisoned,
@@ -96,6 +98,7 @@ impl Reason {
         Reason::StreamIdleTimeout,
         Reason::CircuitOpen,
         Reason::Overflow,
+        Reason::FaultInjected,
         Reason::BadUpstreamPath,
         Reason::Internal,
     ];
@@ -162,6 +165,9 @@ impl Reason {
             }
             Reason::CircuitOpen => ("circuit_open", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
             Reason::Overflow => ("overflow", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+            Reason::FaultInjected => {
+                ("fault_injected", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+            }
             Reason::BadUpstreamPath => {
                 ("bad_upstream_path", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
             }
@@ -195,6 +201,7 @@ impl Reason {
             | Reason::StreamIdleTimeout
             | Reason::CircuitOpen
             | Reason::Overflow
+            | Reason::FaultInjected
             | Reason::BadUpstreamPath
             | Reason::Internal => Shape::WithReason,
         }
@@ -245,6 +252,7 @@ impl Reason {
                 | Reason::StreamIdleTimeout
                 | Reason::CircuitOpen
                 | Reason::Overflow
+                | Reason::FaultInjected
         )
     }
 }
@@ -269,6 +277,8 @@ pub struct Failure {
     pub detail: String,
     /// Where to, for a redirect.
     pub location: Option<HeaderValue>,
+    /// Another status than the table's, for a fault that the artifact asks for.
+    pub status: Option<StatusCode>,
 }
 
 /// A complete answer of the gateway's own.
@@ -286,19 +296,21 @@ impl Failure {
     /// A failure with nothing to add to its reason.
     #[must_use]
     pub const fn new(reason: Reason) -> Failure {
-        Failure { reason, detail: String::new(), location: None }
+        Failure { reason, detail: String::new(), location: None, status: None }
     }
 
     /// A failure with a detail for the access log.
     #[must_use]
     pub fn with(reason: Reason, detail: impl ToString) -> Failure {
-        Failure { reason, detail: detail.to_string(), location: None }
+        Failure { reason, detail: detail.to_string(), location: None, status: None }
     }
 
     /// The answer, with a fresh error id where its shape has one; the id is returned for the log.
     #[must_use]
     pub fn answer(&self) -> (OwnAnswer, Option<Uuid>) {
-        let (name, status, text) = self.reason.row();
+        let (name, usual, usual_text) = self.reason.row();
+        let status = self.status.unwrap_or(usual);
+        let text = self.status.and_then(|status| status.canonical_reason()).unwrap_or(usual_text);
         let mut headers = vec![(CONTENT_TYPE, JSON)];
         let id = match self.reason.shape() {
             Shape::Fixed => None,

@@ -53,6 +53,12 @@ pub struct WorkerMetrics {
     pub upstream_reused: Count,
     /// Requests sent again because a kept connection had gone stale.
     pub upstream_retried: Count,
+    /// Requests sent again by their route's retry policy.
+    pub upstream_retries: Count,
+    /// Copies of requests sent to mirrors.
+    pub mirrored: Count,
+    /// Copies not made: too many under way, or a body not held.
+    pub mirror_dropped: Count,
     /// Blocks of access log lines dropped because the writer was behind.
     pub access_log_dropped_lines: Count,
     /// Requests cut off by a forced stop or a missed drain deadline.
@@ -176,6 +182,17 @@ impl RuntimeMetrics {
             "ferrogate_runtime_upstream_retried",
             "Requests sent again after a stale kept connection",
             self.sum(|w| w.upstream_retried.get()),
+        )?;
+        plain(
+            "ferrogate_runtime_upstream_retries",
+            "Requests sent again by a retry policy",
+            self.sum(|w| w.upstream_retries.get()),
+        )?;
+        plain("ferrogate_runtime_mirrored", "Copies of requests sent", self.sum(|w| w.mirrored.get()))?;
+        plain(
+            "ferrogate_runtime_mirror_dropped",
+            "Copies not sent: too many under way, or the body was not held",
+            self.sum(|w| w.mirror_dropped.get()),
         )?;
         plain(
             "ferrogate_runtime_access_log_dropped_lines",

@@ -170,7 +170,7 @@ impl Runtime {
             clock,
             readiness: readiness.clone(),
             server_tls,
-            client_tls,
+            client_tls: client_tls.clone(),
             endpoints: endpoints.clone(),
             connections: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
             drain: drain.clone(),
@@ -199,6 +199,7 @@ impl Runtime {
             drain_deadline: config.drain_deadline,
             draining: None,
         };
+        running.endpoints.checks.run(&running.tasks, &client_tls);
         running.open_doors(bound, &config);
         if let Some(options) = options {
             running.follow(options);
@@ -272,6 +273,7 @@ impl RunningRuntime {
         if let Some(listener) = bound.admin {
             let door = AdminDoor {
                 sink: self.sink.clone(),
+                endpoints: self.endpoints.clone(),
                 readiness: self.readiness.clone(),
                 settings: config.admin.clone(),
                 runtime_id: config.stream.runtime_id.clone(),
@@ -488,7 +490,8 @@ fn gauges(sink: &RuntimeSink, endpoints: &States) -> Vec<Gauge> {
     gauges
 }
 
-fn upstream_gauges(endpoints: &States) -> [Gauge; 4] {
+fn upstream_gauges(endpoints: &States) -> [Gauge; 5] {
+    let unwell = endpoints.checks.report().iter().filter(|report| report.state == "unhealthy").count();
     let standing = endpoints.standing(Instant::now());
     let events = endpoints.events();
     let gauge = |name, help, value| Gauge { name, help, value };
@@ -502,6 +505,11 @@ fn upstream_gauges(endpoints: &States) -> [Gauge; 4] {
             "ferrogate_runtime_upstream_endpoints_ejected",
             "Endpoints left alone because they failed",
             standing.ejected as f64,
+        ),
+        gauge(
+            "ferrogate_runtime_upstream_endpoints_unhealthy",
+            "Checked endpoints that are unhealthy",
+            unwell as f64,
         ),
         gauge(
             "ferrogate_runtime_upstream_ejections",

@@ -27,6 +27,7 @@ use crate::state::State;
 use crate::upstream::Upstreams;
 use crate::upstream::balance::Balancer;
 use crate::upstream::connect::Connector;
+use crate::upstream::mirror::Mirrors;
 use crate::upstream::pool::{Pool, PoolLimits};
 use crate::upstream::states::States;
 
@@ -71,9 +72,11 @@ pub struct Worker {
     /// What every worker shares.
     pub shared: Shared,
     /// The way to the upstreams.
-    pub upstreams: Upstreams,
+    pub upstreams: Rc<Upstreams>,
+    /// Copies of requests on their way.
+    pub mirrors: Mirrors,
     /// Whose turn it is.
-    pub balancer: Balancer,
+    pub balancer: Rc<Balancer>,
     /// Where finished requests go.
     pub log: Rc<WorkerLog>,
     /// This worker's counts.
@@ -150,9 +153,12 @@ impl Worker {
                 HeaderValue::try_from(server.value.as_str()).ok()
             }
         };
+        let upstreams = Rc::new(Upstreams { pool, connector, metrics: metrics.clone() });
+        let balancer = Rc::<Balancer>::default();
         Worker {
-            upstreams: Upstreams { pool, connector, metrics: metrics.clone() },
-            balancer: Balancer::default(),
+            mirrors: Mirrors::new(upstreams.clone(), balancer.clone(), tasks.clone()),
+            upstreams,
+            balancer,
             log: Rc::new(WorkerLog::new(blocks, metrics.clone())),
             metrics,
             tasks,

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ferrogate_model::kinds::Artifact;
-use ferrogate_model::kinds::rest_api::{HostRewrite, Operation, RestApi};
+use ferrogate_model::kinds::rest_api::{HostRewrite, Mirror, Operation, RestApi, TrafficSplit};
 use ferrogate_model::route::{Route, expand};
 use ferrogate_model::{Digest, Resource, ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
@@ -45,12 +45,15 @@ struct Shared<'a> {
     main: Slot,
     sandbox: Slot,
     empty_chain: Arc<Chain>,
+    upstreams: &'a Upstreams,
 }
 
 /// One of an API's two upstreams.
 struct Slot {
     target: Arc<Target>,
     host_rewrite: HostRewrite,
+    split: Option<TrafficSplit>,
+    mirror: Option<Mirror>,
     fault: Option<Poison>,
 }
 
@@ -119,6 +122,7 @@ impl Compiler {
             version: resource.version,
             definitions,
             empty_chain: Arc::default(),
+            upstreams: &self.upstreams,
         };
         let mut hosts = BTreeSet::<Arc<str>>::new();
         let mut entries = Vec::new();
@@ -151,7 +155,8 @@ impl Compiler {
             Some(poison) => Err(poison.clone()),
             None => self.chain(shared, route.operation, operation, &attachment),
         };
-        let limits = operation.resilience.or(api.resilience);
+        let limits = operation.resilience.or(&api.resilience);
+        let steering = targets::steering(slot, &limits, shared);
         Ok(CompiledRoute {
             vhost,
             sandbox: route.sandbox,
@@ -162,6 +167,7 @@ impl Compiler {
             rewrite: Rewrite::new(&api.context, &operation.path),
             definitions: Arc::clone(&shared.definitions),
             host_rewrite: slot.host_rewrite,
+            steering: steering.map(Box::new),
             timeouts: Timeouts {
                 request: limits.timeout.map_or(self.defaults.request, targets::unless_zero),
                 idle: limits.idle_timeout.map_or(self.defaults.idle, targets::unless_zero),

@@ -10,13 +10,18 @@ use std::time::{Duration, Instant};
 
 use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, HostRewrite, RestApi, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget,
+    BalancingPolicy, HostRewrite, Resilience, RestApi, TargetUrl, Upstream, UpstreamDefinition,
+    UpstreamTarget,
 };
 
-use super::Slot;
+use super::{Shared, Slot};
 use crate::router::{Endpoint, Poison, PoisonReason, Target};
 use crate::upstream::group::{Group, Member};
+use crate::upstream::hash::Key;
+use crate::upstream::health::Checked;
+use crate::upstream::retry::Retry;
 use crate::upstream::states::{StateKey, States};
+use crate::upstream::steering::{self, Split, Steering};
 
 /// The weight of a target whose author gave none.
 const DEFAULT_WEIGHT: u8 = 100;
@@ -63,21 +68,52 @@ pub(super) fn slot(
             group: None,
         })
     };
+    let defined = |name: &str| {
+        let target = definitions.get(name).cloned();
+        target.ok_or_else(|| format!("upstream definition '{name}' does not exist"))
+    };
+    let split = match upstream.map(|upstream| &upstream.target) {
+        Some(UpstreamTarget::Split(split)) => Some(split),
+        Some(UpstreamTarget::Url(_) | UpstreamTarget::Ref(_)) | None => None,
+    };
+    let mirror = upstream.and_then(|upstream| upstream.mirror.as_ref());
     let found = match upstream.map(|upstream| &upstream.target) {
         Some(UpstreamTarget::Url(url)) => Ok(direct(vec![endpoint(url, DEFAULT_WEIGHT)], &url.base_path)),
-        Some(UpstreamTarget::Ref(reference)) => definitions
-            .get(reference)
-            .cloned()
-            .ok_or_else(|| format!("upstream definition '{reference}' does not exist")),
+        Some(UpstreamTarget::Ref(reference)) => defined(reference),
+        // Where to when nothing is divided is nowhere asked; but each part must be there.
+        Some(UpstreamTarget::Split(split)) => match split.parts.as_slice() {
+            [] => Err("the split has no parts".to_owned()),
+            [first, ..] => defined(&first.definition),
+        },
         None => Err(format!("the API has no {name} upstream")),
     };
-    match found {
-        Ok(target) => Slot { target, host_rewrite, fault: None },
+    let named = split.into_iter().flat_map(|split| split.parts.iter().map(|part| &part.definition));
+    let missing = named.chain(mirror.map(|mirror| &mirror.definition)).find_map(|name| defined(name).err());
+    let (split, mirror) = (split.cloned(), mirror.cloned());
+    match missing.map_or(found, Err) {
+        Ok(target) => Slot { target, host_rewrite, split, mirror, fault: None },
         Err(detail) => {
             let fault = Some(Poison { reason: PoisonReason::DanglingUpstream, detail });
-            Slot { target: direct(Vec::new(), ""), host_rewrite, fault }
+            Slot { target: direct(Vec::new(), ""), host_rewrite, split, mirror, fault }
         }
     }
+}
+
+/// What is done to a route's requests beyond sending them once; `None` when nothing is.
+pub(super) fn steering(slot: &Slot, limits: &Resilience, shared: &Shared<'_>) -> Option<Steering> {
+    let defined = |name: &str| shared.definitions.get(name).cloned();
+    let split = slot.split.as_ref().map(|split| {
+        let parts = split.parts.iter();
+        let parts = parts.filter_map(|part| Some((defined(&part.definition)?, u32::from(part.weight))));
+        Split::new(parts.collect(), split.sticky.as_ref().and_then(Key::new))
+    });
+    let mirror = slot.mirror.as_ref().and_then(|mirror| {
+        Some(steering::Mirror { target: defined(&mirror.definition)?, percent: mirror.percent })
+    });
+    let budget = || shared.upstreams.states.budget(shared.name);
+    let retry = limits.retry.clone().map(|policy| Retry::new(policy, budget()));
+    let steering = Steering { split, mirror, fault: limits.fault, retry };
+    (!steering.is_empty()).then_some(steering)
 }
 
 /// A limit as the artifact gives it: zero disables.
@@ -114,7 +150,9 @@ fn group(
     let policy = definition.load_balancing.as_ref().map(|balancing| &balancing.policy);
     let in_turn = policy.is_none_or(|policy| *policy == BalancingPolicy::RoundRobin);
     let chooses = endpoints.len() > 1 && (!in_turn || zones.iter().any(is_local));
-    let guards = definition.outlier_detection.is_some() || definition.circuit_breaker.is_some();
+    let check = definition.health_check.as_ref();
+    let guards =
+        definition.outlier_detection.is_some() || definition.circuit_breaker.is_some() || check.is_some();
     if endpoints.is_empty() || !(chooses || guards) {
         return None;
     }
@@ -130,7 +168,12 @@ fn group(
             address: None,
         };
         let state = making.upstreams.states.endpoint(key, now);
-        Arc::new(Member::new(endpoint.clone(), state, is_local(zone), &full_name))
+        let health = check.map(|check| {
+            let Endpoint { scheme, host, port, .. } = endpoint.clone();
+            let checked = Checked { scheme, host, port, check: check.clone() };
+            making.upstreams.states.checks.of(checked, now)
+        });
+        Arc::new(Member::new(endpoint.clone(), state, is_local(zone), &full_name).checked(health))
     };
     let members = endpoints.iter().zip(zones).map(member).collect();
     Some(Arc::new(Group::new(members, definition, &api.context)))

@@ -29,6 +29,24 @@ pub fn whole(bytes: Bytes) -> OutgoingBody {
     OutgoingBody::Whole(Full::new(bytes))
 }
 
+/// The body in memory if it says that it is no longer than this, else as it comes.
+///
+/// # Errors
+/// When it breaks off or takes too long while it is read.
+pub async fn hold(
+    incoming: Incoming,
+    traffic: &Rc<Traffic>,
+    deadlines: &Deadlines,
+    limit: usize,
+) -> Result<OutgoingBody, Failure> {
+    let short = incoming.size_hint().exact().and_then(|size| usize::try_from(size).ok());
+    if short.is_some_and(|size| size <= limit) {
+        gather(incoming, traffic, deadlines, limit).await.map(whole)
+    } else {
+        Ok(pass(incoming, traffic))
+    }
+}
+
 /// Reads the body whole. A body that says beforehand that it is too long is not read at all.
 ///
 /// # Errors

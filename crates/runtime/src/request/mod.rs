@@ -4,6 +4,7 @@
 //! the control plane (invariant 8). `conn` calls [`serve`]; what a phase does stands in its
 //! own module; where policies see bodies chunk by chunk the walk goes on in `streamed`.
 
+mod attempts;
 mod body;
 pub mod inbound;
 pub mod outbound;

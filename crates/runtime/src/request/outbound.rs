@@ -38,6 +38,21 @@ pub struct Notes<'a> {
     pub timeout_ms: Option<u128>,
 }
 
+/// Path and query as this target knows them.
+///
+/// # Errors
+/// When a policy made a path that cannot be sent.
+pub fn uri(head: &RequestParts, route: &CompiledRoute, target: &Target) -> Result<Uri, Failure> {
+    let path = route.rewrite.upstream_path(head.path_and_query(), &target.base_path);
+    let uri = Uri::from_maybe_shared(Bytes::from(path))
+        .map_err(|error| Failure::with(Reason::BadUpstreamPath, error))?;
+    // A policy's text such as `//host/x` or `http://…` must not turn into another authority.
+    if uri.authority().is_some() || !uri.path().starts_with('/') {
+        return Err(Failure::with(Reason::BadUpstreamPath, "not an absolute path"));
+    }
+    Ok(uri)
+}
+
 /// The request for this endpoint. `keep_head` leaves the head's headers in place for
 /// response policies that want to see the request.
 ///
@@ -52,13 +67,7 @@ pub fn request(
     notes: &Notes<'_>,
     body: OutgoingBody,
 ) -> Result<Request<OutgoingBody>, Failure> {
-    let path = route.rewrite.upstream_path(head.path_and_query(), &target.base_path);
-    let uri = Uri::from_maybe_shared(Bytes::from(path))
-        .map_err(|error| Failure::with(Reason::BadUpstreamPath, error))?;
-    // A policy's text such as `//host/x` or `http://…` must not turn into another authority.
-    if uri.authority().is_some() || !uri.path().starts_with('/') {
-        return Err(Failure::with(Reason::BadUpstreamPath, "not an absolute path"));
-    }
+    let uri = uri(head, route, target)?;
     let host = match (head.upstream_authority(), route.host_rewrite) {
         (Some(chosen), _) => Some(chosen.clone()),
         (None, HostRewrite::Auto) => Some(host_of(endpoint)?),
@@ -111,7 +120,10 @@ fn settle_length(headers: &mut HeaderMap, body: &OutgoingBody) {
 }
 
 /// Host and, where it is not the scheme's own, port (RFC 9110, 7.2).
-fn host_of(endpoint: &Endpoint) -> Result<HeaderValue, Failure> {
+///
+/// # Errors
+/// When the host cannot stand in a header.
+pub fn host_of(endpoint: &Endpoint) -> Result<HeaderValue, Failure> {
     let host = &endpoint.host;
     let usual = match endpoint.scheme {
         Scheme::Http => 80,

@@ -8,13 +8,14 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
+use ferrogate_model::kinds::rest_api::HostRewrite;
 use ferrogate_policy::chain::PolicyFailure;
 use ferrogate_policy::{BodyNeed, Chain, ChainRun, Exchange, Verdict};
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::Incoming;
 
-use super::{Routed, body, outbound};
+use super::{Routed, attempts, body, outbound};
 use crate::access_log::Record;
 use crate::conn::Peer;
 use crate::deadline::Deadlines;
@@ -56,9 +57,14 @@ pub struct Walk<'a> {
 
 /// A request ready to be sent, and where to.
 pub struct Outgoing<'a> {
-    request: Request<OutgoingBody>,
-    picked: Picked<'a>,
-    target: &'a Target,
+    pub(super) request: Request<OutgoingBody>,
+    pub(super) picked: Picked<'a>,
+    pub(super) target: &'a Target,
+    pub(super) client: IpAddr,
+    /// Its `Host` is the endpoint's, and another endpoint's would be another.
+    pub(super) names_endpoint: bool,
+    /// Path and query as the mirror knows them, where there is one.
+    pub(super) mirror_uri: Option<Uri>,
 }
 
 /// The walk of a request whose bodies no policy sees chunk by chunk.
@@ -81,7 +87,13 @@ pub async fn whole(
         return Ok(answer);
     }
     let body = match chain.request_body_need() {
-        BodyNeed::None => body::pass(incoming, &record.traffic),
+        BodyNeed::None => match &route.steering {
+            None => body::pass(incoming, &record.traffic),
+            Some(steering) => {
+                let limit = steering.held_body_bytes();
+                body::hold(incoming, &record.traffic, &walk.deadlines, limit).await?
+            }
+        },
         BodyNeed::Streamed | BodyNeed::Buffered => {
             let limit = worker.shared.config.limits.body_buffer_bytes;
             let mut bytes = body::gather(incoming, &record.traffic, &walk.deadlines, limit).await?;
@@ -163,11 +175,18 @@ impl<'a> Walk<'a> {
         body: OutgoingBody,
         record: &mut Record,
     ) -> Result<Outgoing<'a>, Failure> {
-        let target = outbound::choose(self.route, live.exchange.upstream.as_deref())?;
-        let input = PickInput {
-            header: &|name| live.head.headers.get(name).map(HeaderValue::as_bytes),
-            client: live.exchange.client,
-            tried: &[],
+        let client = live.exchange.client;
+        let header = |name: &HeaderName| live.head.headers.get(name).map(HeaderValue::as_bytes);
+        let input = PickInput { header: &header, client, tried: &[] };
+        let chosen = live.exchange.upstream.as_deref().filter(|name| !name.is_empty());
+        let steering = self.route.steering.as_deref();
+        let target = match steering.and_then(|steering| steering.split.as_ref()) {
+            // A policy's choice is a choice; the split is for who has none.
+            Some(split) if chosen.is_none() => {
+                let dice = self.worker.balancer.with_dice(fastrand::Rng::f64);
+                split.choose(&header, client, dice).unwrap_or(&self.route.target)
+            }
+            Some(_) | None => outbound::choose(self.route, chosen)?,
         };
         let picked = self.worker.balancer.pick(target, &input)?;
         let endpoint = picked.endpoint();
@@ -177,9 +196,13 @@ impl<'a> Walk<'a> {
             original_path: self.original_path,
             timeout_ms: self.route.timeouts.request.map(|limit| limit.as_millis()),
         };
+        let mirror = steering.and_then(|steering| steering.mirror.as_ref());
+        let mirror_uri = mirror.map(|mirror| outbound::uri(&live.head, self.route, &mirror.target));
+        let names_endpoint =
+            self.route.host_rewrite == HostRewrite::Auto && live.head.upstream_authority().is_none();
         let request = outbound::request(&mut live.head, keep, self.route, target, endpoint, &notes, body)?;
         record.note_upstream(endpoint, request.uri());
-        Ok(Outgoing { request, picked, target })
+        Ok(Outgoing { request, picked, target, client, names_endpoint, mirror_uri: mirror_uri.transpose()? })
     }
 
     /// The upstream's response, or what stands in for it.
@@ -202,25 +225,16 @@ impl<'a> Walk<'a> {
 
     async fn send(
         &self,
-        outgoing: Outgoing<'a>,
+        mut outgoing: Outgoing<'a>,
         mut switch: Option<Switch>,
         record: &mut Record,
     ) -> Result<Draft, Failure> {
-        let Outgoing { mut request, mut picked, target } = outgoing;
         if let Some(switch) = &mut switch {
-            switch.ask(request.headers_mut());
+            switch.ask(outgoing.request.headers_mut());
         }
         let asked = Instant::now();
-        let sent = self
-            .worker
-            .upstreams
-            .send(request, &picked, target.connect_timeout, &self.deadlines, &record.traffic)
-            .await;
-        match &sent {
-            Ok(reply) => picked.answered(reply.response.status()),
-            Err(failure) => picked.failed(failure),
-        }
-        let (reply, took) = (sent?, asked.elapsed());
+        let (reply, guard) = attempts::send(self, outgoing, record).await?;
+        let took = asked.elapsed();
         record.upstream_time = Some(took);
         record.traffic.moved();
         let mut response = reply.response;
@@ -242,7 +256,6 @@ impl<'a> Walk<'a> {
         }
         hop::strip(&mut headers);
         response::note_service_time(&mut headers, took);
-        let guard = picked.into_guard();
         if let Some(cookie) = guard.as_ref().and_then(Guard::cookie) {
             headers.append(SET_COOKIE, cookie.clone());
         }

@@ -13,6 +13,7 @@ use ferrogate_model::{ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain};
 
 use crate::upstream::group::Group;
+use crate::upstream::steering::Steering;
 
 /// One operation on one virtual host, ready to serve.
 pub struct CompiledRoute {
@@ -37,6 +38,8 @@ pub struct CompiledRoute {
     pub target: Arc<Target>,
     /// The API's upstream definitions, for a policy's choice; shared by all routes of the artifact.
     pub definitions: Arc<BTreeMap<String, Arc<Target>>>,
+    /// What is done to requests beyond sending them once to the target; `None` for most routes.
+    pub steering: Option<Box<Steering>>,
     /// What the upstream sees as `Host`, unless a policy says otherwise.
     pub host_rewrite: HostRewrite,
     /// The route's own limits in time.

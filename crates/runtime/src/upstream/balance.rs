@@ -71,6 +71,11 @@ impl Balancer {
         group.pick(input, &mut Chance { turn, dice: &mut self.dice.borrow_mut(), now })
     }
 
+    /// Something decided by chance.
+    pub fn with_dice<T>(&self, decide: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        decide(&mut self.dice.borrow_mut())
+    }
+
     fn turn(&self, address: usize) -> u32 {
         // The low bits of an allocation's address are always zero.
         let slot = (address >> 6) % SLOTS;

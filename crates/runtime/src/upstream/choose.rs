@@ -79,7 +79,7 @@ fn lesser(
     }
 }
 
-fn at_place(mut shares: impl Iterator<Item = u32>, mut place: u64) -> Option<usize> {
+pub(super) fn at_place(mut shares: impl Iterator<Item = u32>, mut place: u64) -> Option<usize> {
     shares.position(|share| {
         let share = u64::from(share);
         let hit = place < share;

@@ -11,22 +11,28 @@ pub mod circuit;
 pub mod connect;
 pub mod group;
 pub mod hash;
+pub mod health;
+pub mod mirror;
 pub mod outlier;
 pub mod pick;
 pub mod pool;
+mod probe;
+pub mod retry;
 pub mod states;
+pub mod steering;
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 
 use self::body::OutgoingBody;
 use self::connect::Connector;
 use self::pick::Picked;
 use self::pool::{Lease, Pool};
+use self::retry::is_idempotent;
 use crate::access_log::Traffic;
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
@@ -50,6 +56,21 @@ pub struct Reply {
     pub lease: Lease,
 }
 
+/// There is no response.
+pub struct Unanswered {
+    /// Why.
+    pub failure: Failure,
+    /// The request, when provably nothing of it was sent.
+    pub unsent: Option<Request<OutgoingBody>>,
+}
+
+impl From<Failure> for Unanswered {
+    /// The upstream may have seen the request.
+    fn from(failure: Failure) -> Unanswered {
+        Unanswered { failure, unsent: None }
+    }
+}
+
 impl Upstreams {
     /// Sends the request and waits for the response's head.
     ///
@@ -62,7 +83,7 @@ impl Upstreams {
         connect_timeout: Duration,
         deadlines: &Deadlines,
         traffic: &Traffic,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, Unanswered> {
         let endpoint = picked.endpoint();
         if let Some(mut lease) = self.pool.take(endpoint) {
             let spare = repeatable(&request);
@@ -74,16 +95,24 @@ impl Upstreams {
                 Attempt::NotSent(unsent, _) => request = unsent,
                 Attempt::Lost(failure) => match spare {
                     Some(spare) if failure.reason == Reason::UpstreamReset => request = spare,
-                    Some(_) | None => return Err(failure),
+                    Some(_) | None => return Err(failure.into()),
                 },
             }
             self.metrics.upstream_retried.one();
         }
         // The second time on a connection of its own: a kept one could be as stale.
-        let mut lease = deadlines.bound(traffic, self.open(picked, connect_timeout)).await??;
+        let opened = match deadlines.bound(traffic, self.open(picked, connect_timeout)).await {
+            Ok(opened) => opened,
+            Err(late) => Err(late),
+        };
+        let mut lease = match opened {
+            Ok(lease) => lease,
+            Err(failure) => return Err(Unanswered { failure, unsent: Some(request) }),
+        };
         match attempt(&mut lease, request, deadlines, traffic).await? {
             Attempt::Answered(response) => Ok(Reply { response, lease }),
-            Attempt::NotSent(_, failure) | Attempt::Lost(failure) => Err(failure),
+            Attempt::NotSent(request, failure) => Err(Unanswered { failure, unsent: Some(request) }),
+            Attempt::Lost(failure) => Err(failure.into()),
         }
     }
 
@@ -152,12 +181,13 @@ fn classify(error: &hyper::Error, traffic: &Traffic) -> Failure {
 /// A copy to send again, when sending twice changes nothing (RFC 9110, 9.2.2) and the body
 /// is at hand.
 fn repeatable(request: &Request<OutgoingBody>) -> Option<Request<OutgoingBody>> {
+    is_idempotent(request.method()).then(|| copy_of(request)).flatten()
+}
+
+/// A copy, when the body is at hand.
+#[must_use]
+pub fn copy_of(request: &Request<OutgoingBody>) -> Option<Request<OutgoingBody>> {
     let OutgoingBody::Whole(body) = request.body() else { return None };
-    let idempotent =
-        [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS].contains(request.method());
-    if !idempotent {
-        return None;
-    }
     let mut copy = Request::new(OutgoingBody::Whole(body.clone()));
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());

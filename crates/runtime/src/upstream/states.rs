@@ -14,7 +14,9 @@ use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::Scheme;
 
 use super::circuit::Load;
+use super::health::Checks;
 use super::outlier::Record;
+use super::retry::Budget;
 
 /// The latency estimate forgets: after this long without a sample a third of it is left.
 const LATENCY_MEMORY: Duration = Duration::from_secs(10);
@@ -44,7 +46,10 @@ pub struct StateKey {
 #[derive(Default)]
 pub struct States {
     endpoints: Mutex<Shelf>,
+    budgets: Mutex<HashMap<ResourceName, Weak<Budget>>>,
     events: Arc<Events>,
+    /// Who asks endpoints whether they are well.
+    pub checks: Arc<Checks>,
 }
 
 /// What happened to endpoints since the start, for metrics; it outlives the states.
@@ -105,6 +110,20 @@ impl States {
             shelf.sweep_at = shelf.states.len() * 2 + 64;
         }
         state
+    }
+
+    /// The retry budget of this artifact's requests.
+    #[must_use]
+    pub fn budget(&self, artifact: &ResourceName) -> Arc<Budget> {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(budget) = budgets.get(artifact).and_then(Weak::upgrade) {
+            return budget;
+        }
+        // One for each artifact that retries: a sweep at each new one stays cheap enough.
+        budgets.retain(|_, budget| budget.strong_count() > 0);
+        let budget = Arc::<Budget>::default();
+        budgets.insert(artifact.clone(), Arc::downgrade(&budget));
+        budget
     }
 
     /// How they stand now.

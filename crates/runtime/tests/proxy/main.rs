@@ -6,6 +6,7 @@ mod failures;
 mod lifecycle;
 mod observed;
 mod policies;
+mod steering;
 mod support;
 mod tls;
 mod upgrades;

@@ -2,11 +2,16 @@
 //! Choosing and guarding upstream endpoints, with real sockets behind.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use http_body_util::Full;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -25,7 +30,7 @@ fn spread(context: &str, backends: &[&Backend], fields: &Value) -> Value {
     })
 }
 
-fn with_header(path: &str, name: &str, value: &str) -> Request<Full<bytes::Bytes>> {
+fn with_header(path: &str, name: &str, value: &str) -> Request<Full<Bytes>> {
     let mut request = get(path);
     request.headers_mut().insert(
         http::HeaderName::try_from(name).expect("a name"),
@@ -195,4 +200,105 @@ async fn requests_wait_for_a_connection_whichever_worker_has_it() {
         let within = tokio::time::timeout(Duration::from_secs(4), call("/one/x"));
         assert_eq!(within.await.expect("not stuck behind an idle connection").status, StatusCode::OK);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_not_well_gets_no_requests_until_it_is() {
+    let gateway = Gateway::start().await;
+    let (ill, well) = (Backend::start().await, Backend::start().await);
+    let check = |path: &str| {
+        json!({
+            "loadBalancing": { "policy": "least-request", "panicThreshold": 0 },
+            "healthCheck": {
+                "type": "http", "path": path, "interval": "2s", "timeout": "2s",
+                "healthyThreshold": 1, "unhealthyThreshold": 1,
+            },
+        })
+    };
+    // What the backend answers is in the path: one of them is asked for another port's health.
+    let mut document = spread("/hc", &[&well], &check("/status/200"));
+    gateway.deploy(&[document.clone(), spread("/ill", &[&ill], &check("/status/503"))]).await;
+    let admin = gateway.running().addresses().admin;
+    loop {
+        let status = gateway.door(admin, "/status").await.json();
+        let checks = status["healthChecks"].as_array().expect("a list").clone();
+        let state = |backend: &Backend| {
+            let endpoint = backend.url();
+            checks.iter().find(|check| check["endpoint"] == endpoint).map(|check| check["state"].clone())
+        };
+        if state(&well) == Some(json!("healthy")) && state(&ill) == Some(json!("unhealthy")) {
+            let error = checks.iter().find_map(|check| check["error"].as_str());
+            assert_eq!(error, Some("status 503"));
+            break;
+        }
+    }
+    let refused = gateway.get("/ill/x").await;
+    assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (503, "circuit_open"));
+    assert_eq!(gateway.get("/hc/x").await.status, StatusCode::OK);
+    // A question that it answers well: the same endpoint, asked in another way.
+    document = spread("/ill", &[&ill], &check("/status/204"));
+    gateway.deploy(&[document]).await;
+    loop {
+        if gateway.get("/ill/x").await.status == StatusCode::OK {
+            break;
+        }
+    }
+    let status = gateway.door(admin, "/status").await.json();
+    assert_eq!(status["healthChecks"].as_array().map(Vec::len), Some(1), "the others ended: {status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_nobody_listens_on_is_not_well() {
+    let gateway = Gateway::start().await;
+    let gone = Backend::start().await.address;
+    for kind in ["tcp", "grpc"] {
+        let fields = json!({
+            "upstreams": [{ "url": format!("http://{gone}") }],
+            "loadBalancing": { "panicThreshold": 0 },
+            "healthCheck": { "type": kind, "interval": "2s", "timeout": "2s" },
+        });
+        gateway.deploy(&[spread("/gone", &[], &fields)]).await;
+        loop {
+            if gateway.get("/gone/x").await.reason() == "circuit_open" {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_service_is_asked_by_its_name() {
+    let gateway = Gateway::start().await;
+    let grpc = Backend::listen(|stream, _| async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let asked = request.into_body().collect().await.expect("a whole question").to_bytes();
+            let serving = if asked.ends_with(b"books.Shelf") { 1 } else { 2 };
+            let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, serving]);
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().expect("a value"));
+            let frames = [Ok::<_, Infallible>(Frame::data(message)), Ok(Frame::trailers(trailers))];
+            Ok::<_, Infallible>(Response::new(StreamBody::new(futures::stream::iter(frames))))
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        drop(server.serve_connection(TokioIo::new(stream), service).await);
+    })
+    .await;
+    let asking = |context: &str, service: &str| {
+        spread(context, &[&grpc], &json!({ "healthCheck": { "type": "grpc", "service": service } }))
+    };
+    let state_of = async |document: Value| {
+        gateway.deploy(&[document]).await;
+        loop {
+            let status = gateway.door(gateway.running().addresses().admin, "/status").await.json();
+            let check = status["healthChecks"].get(0).cloned().unwrap_or_default();
+            if check["state"].as_str().is_some_and(|state| state != "unknown") {
+                return check;
+            }
+        }
+    };
+    let shelf = state_of(asking("/shelf", "books.Shelf")).await;
+    assert_eq!(shelf["state"], "healthy", "{shelf}");
+    let desk = state_of(asking("/desk", "books.Desk")).await;
+    assert_eq!(desk["state"], "unhealthy");
+    assert_eq!(desk["error"], "the service is not serving (status 2)");
 }

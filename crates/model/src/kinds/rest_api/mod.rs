@@ -7,11 +7,14 @@
 mod balancing;
 mod duration_ms;
 mod headers;
+mod health;
 mod hosts;
 mod operations;
 mod parse;
 mod policies;
 mod protection;
+mod retry;
+mod steering;
 mod upgrades;
 mod upstreams;
 mod url;
@@ -24,10 +27,13 @@ use serde::{Deserialize, Serialize};
 
 pub use balancing::{BalancingPolicy, DEFAULT_COOKIE, HashKey, LoadBalancing, StickyCookie};
 pub use headers::{MAX_REGEX_BYTES, header_regex};
+pub use health::{HealthCheck, HealthQuestion};
 pub use operations::{MAX_HEADER_MATCHES, MAX_OPERATIONS, MAX_ROUTES};
 pub use parse::{MAX_PLANS, Parsed};
 pub use policies::MAX_POLICIES;
 pub use protection::{CircuitBreaker, FailureRate, OutlierDetection};
+pub use retry::{RetryOn, RetryPolicy};
+pub use steering::{Fault, FaultAbort, FaultDelay, Mirror, SplitPart, TrafficSplit};
 pub use upgrades::MAX_UPGRADES;
 pub use upstreams::{MAX_TARGETS, MAX_UPSTREAM_DEFINITIONS};
 
@@ -100,9 +106,12 @@ pub struct Upstream {
     /// What the upstream sees as `Host`.
     #[serde(default)]
     pub host_rewrite: HostRewrite,
+    /// `mirror`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
 }
 
-/// A direct target or a reference; a reference is known to resolve.
+/// A direct target or references; a reference is known to resolve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum UpstreamTarget {
@@ -110,6 +119,8 @@ pub enum UpstreamTarget {
     Url(TargetUrl),
     /// `ref`, the name of an entry of `upstreamDefinitions`.
     Ref(String),
+    /// `split`, several definitions by weight.
+    Split(TrafficSplit),
 }
 
 /// What the upstream sees as `Host`.
@@ -171,6 +182,9 @@ pub struct UpstreamDefinition {
     /// `circuitBreaker`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// `healthCheck`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
 }
 
 /// `spec.upstreamDefinitions[].upstreams[]`.
@@ -188,7 +202,7 @@ pub struct WeightedTarget {
 }
 
 /// `resilience`: `None` inherits, zero disables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resilience {
     /// The whole request, from its first byte to the response's last.
@@ -197,6 +211,12 @@ pub struct Resilience {
     /// The longest silence on the request's stream.
     #[serde(default, with = "duration_ms", skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
+    /// When requests are sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+    /// Faults made on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
 }
 
 /// One policy attached to an API or an operation.
@@ -293,10 +313,12 @@ impl Resilience {
 
     /// This, with unset fields taken from `outer`.
     #[must_use]
-    pub fn or(self, outer: Resilience) -> Resilience {
+    pub fn or(&self, outer: &Resilience) -> Resilience {
         Resilience {
             timeout: self.timeout.or(outer.timeout),
             idle_timeout: self.idle_timeout.or(outer.idle_timeout),
+            retry: self.retry.clone().or_else(|| outer.retry.clone()),
+            fault: self.fault.or(outer.fault),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{DeploymentState, Resilience, RestApi, hosts, operations, policies, upstreams};
+use super::{DeploymentState, Resilience, RestApi, hosts, operations, policies, retry, steering, upstreams};
 use crate::document::Defaults;
 use crate::duration;
 use crate::fields::{Fields, Findings, Refusal, text};
@@ -101,7 +101,7 @@ impl RestApi {
 /// `resilience` of the API or of an operation (contract 3.4).
 pub(super) fn resilience(owner: &Fields<'_>, found: &mut Findings) -> Resilience {
     let fields = owner.fields("resilience", found);
-    fields.only(&["timeout", "idleTimeout"], found);
+    fields.only(&["timeout", "idleTimeout", "retry", "fault"], found);
     let mut read = |name: &str| {
         let text = fields.text(name, found)?;
         let duration = duration::parse_single(&text);
@@ -110,7 +110,9 @@ pub(super) fn resilience(owner: &Fields<'_>, found: &mut Findings) -> Resilience
         }
         duration.map(duration::whole_millis)
     };
-    Resilience { timeout: read("timeout"), idle_timeout: read("idleTimeout") }
+    let (timeout, idle_timeout) = (read("timeout"), read("idleTimeout"));
+    let (retry, fault) = (retry::read(&fields, found), steering::fault(&fields, found));
+    Resilience { timeout, idle_timeout, retry, fault }
 }
 
 fn display_name(spec: &Fields<'_>, found: &mut Findings) -> String {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::url::{self, UrlFault};
 use super::{HostRewrite, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget};
-use super::{balancing, protection};
+use super::{balancing, health, protection, steering};
 use crate::duration;
 use crate::fields::{Fields, Findings};
 
@@ -45,7 +45,13 @@ pub(super) fn read(spec: &Fields<'_>, found: &mut Findings) -> Upstreams {
 }
 
 fn upstream(fields: &Fields<'_>, names: &HashSet<String>, found: &mut Findings) -> Option<Upstream> {
-    fields.only(&["url", "ref", "hostRewrite"], found);
+    let own = ["url", "ref", "split", "hostRewrite", "mirror", "hashOn", "name"];
+    fields.only(&own, found);
+    for name in ["hashOn", "name"] {
+        if fields.has(name) && !fields.has("split") {
+            found.violations.push(fields.path(name), "Has no meaning without 'split'");
+        }
+    }
     let host_rewrite = match fields.text("hostRewrite", found).as_deref() {
         None | Some("auto") => HostRewrite::Auto,
         Some("manual") => HostRewrite::Manual,
@@ -54,19 +60,26 @@ fn upstream(fields: &Fields<'_>, names: &HashSet<String>, found: &mut Findings) 
             HostRewrite::Auto
         }
     };
-    let target = match (fields.has("url"), fields.has("ref")) {
-        (true, true) => {
-            found.violations.push(fields.own_path(), "Specify exactly one of 'url' or 'ref'");
-            None
-        }
-        (false, false) => {
+    let given = ["url", "ref", "split"].map(|name| fields.has(name));
+    let target = match given {
+        [false, false, false] => {
             found.violations.push(fields.own_path(), "Must specify either 'url' or 'ref'");
             None
         }
-        (true, false) => direct(fields, found).map(UpstreamTarget::Url),
-        (false, true) => reference(fields, names, found).map(UpstreamTarget::Ref),
-    }?;
-    Some(Upstream { target, host_rewrite })
+        [true, false, false] => direct(fields, found).map(UpstreamTarget::Url),
+        [false, true, false] => reference(fields, names, found).map(UpstreamTarget::Ref),
+        [false, false, true] => steering::split(fields, names, found).map(UpstreamTarget::Split),
+        [_, _, false] => {
+            found.violations.push(fields.own_path(), "Specify exactly one of 'url' or 'ref'");
+            None
+        }
+        [_, _, true] => {
+            found.violations.push(fields.own_path(), "Specify exactly one of 'url', 'ref' or 'split'");
+            None
+        }
+    };
+    let mirror = steering::mirror(fields, names, found);
+    Some(Upstream { target: target?, host_rewrite, mirror })
 }
 
 fn direct(fields: &Fields<'_>, found: &mut Findings) -> Option<TargetUrl> {
@@ -113,7 +126,16 @@ fn definition(
     found: &mut Findings,
 ) -> Option<UpstreamDefinition> {
     fields.only(
-        &["name", "basePath", "timeout", "upstreams", "loadBalancing", "outlierDetection", "circuitBreaker"],
+        &[
+            "name",
+            "basePath",
+            "timeout",
+            "upstreams",
+            "loadBalancing",
+            "outlierDetection",
+            "circuitBreaker",
+            "healthCheck",
+        ],
         found,
     );
     let name = definition_name(fields, names, found);
@@ -149,6 +171,7 @@ fn definition(
         load_balancing,
         outlier_detection: protection::outlier_detection(fields, found),
         circuit_breaker: protection::circuit_breaker(fields, found),
+        health_check: health::read(fields, found),
     })
 }
 

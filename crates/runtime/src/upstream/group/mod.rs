@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 
 use super::choose::{self, Candidate};
 use super::hash::{self, Key};
+use super::health::Health;
 use super::pick::{Guard, PickInput};
 use super::states::EndpointState;
 use crate::error::{Failure, Reason};
@@ -59,6 +60,8 @@ pub struct Member {
     pub endpoint: Endpoint,
     /// What is known of it.
     pub state: Arc<EndpointState>,
+    /// What it says of itself, where it is asked.
+    pub health: Option<Arc<Health>>,
     /// It runs in the runtime's own zone.
     pub local: bool,
     /// Its number among all endpoints: where keys find it, and what its cookie says.
@@ -95,7 +98,19 @@ impl Member {
     pub fn new(endpoint: Endpoint, state: Arc<EndpointState>, local: bool, name: &str) -> Member {
         let Endpoint { scheme, host, port, weight: _ } = &endpoint;
         let place = hash::of_bytes(format!("{name} {scheme:?} {host} {port}").as_bytes());
-        Member { endpoint, state, local, place }
+        Member { endpoint, state, health: None, local, place }
+    }
+
+    /// The same, asked whether it is well.
+    #[must_use]
+    pub fn checked(self, health: Option<Arc<Health>>) -> Member {
+        Member { health, ..self }
+    }
+
+    /// How long it has been back after it was ejected or unwell.
+    fn back_for_us(&self, now: Instant) -> Option<u64> {
+        let well = self.health.as_ref().and_then(|health| health.back_for_us(now));
+        well.into_iter().chain(self.state.record.back_for_us(self.state.micros(now))).min()
     }
 }
 
@@ -198,7 +213,7 @@ impl Group {
     fn weighted<'m>(&self, members: &[&'m Arc<Member>], now: Instant) -> Candidates<'m> {
         let percent = |member: &Member| {
             let slow_start = self.slow_start_us?;
-            let back = member.state.record.back_for_us(member.state.micros(now))?;
+            let back = member.back_for_us(now)?;
             let percent = u128::from(back) * 100 / u128::from(slow_start);
             u32::try_from(percent.max(u128::from(SLOW_START_PERCENT))).ok().filter(|percent| *percent < 100)
         };
@@ -227,7 +242,8 @@ impl Group {
     }
 
     fn is_usable(&self, member: &Member, now: Instant) -> bool {
-        self.outlier.is_none() || !member.state.record.is_out(member.state.micros(now))
+        let ejected = self.outlier.is_some() && member.state.record.is_out(member.state.micros(now));
+        !ejected && member.health.as_ref().is_none_or(|health| health.is_usable())
     }
 
     /// Notes how a request went; an endpoint that fails too often is out for a while.
@@ -238,10 +254,11 @@ impl Group {
             return;
         }
         let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let out = self.members.iter().filter(|member| !self.is_usable(member, now)).count();
+        let is_out = |member: &Member| member.state.record.is_out(member.state.micros(now));
+        let out = self.members.iter().filter(|member| is_out(member)).count();
         let percent = usize::from(settings.max_ejected_percent);
         let room = if percent == 0 { 0 } else { (self.members.len() * percent / 100).max(1) };
-        if out < room && self.is_usable(member, now) {
+        if out < room && !is_out(member) {
             member.state.record.eject(settings, now_us);
             member.state.events.ejections.fetch_add(1, Ordering::Relaxed);
             let Endpoint { host, port, .. } = &member.endpoint;

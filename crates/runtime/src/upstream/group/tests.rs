@@ -66,6 +66,7 @@ impl World {
             load_balancing: Some(LoadBalancing { policy, ..LoadBalancing::default() }),
             outlier_detection: None,
             circuit_breaker: None,
+            health_check: None,
         };
         edit(&mut definition);
         let group = Arc::new(Group::new(members, &definition, "/books"));
