@@ -9,7 +9,8 @@ use ferrogate_model::kinds::rest_api::{
     BalancingPolicy, CircuitBreaker, DeploymentState, FailureRate, Fault, FaultAbort, FaultDelay, HashKey,
     HeaderMatch, HeaderValueMatch, HealthCheck, HealthQuestion, HostRewrite, LoadBalancing, Method, Mirror,
     Operation, OutlierDetection, PolicySpec, Resilience, RetryOn, RetryPolicy, Scheme, SplitPart,
-    StickyCookie, TargetUrl, TrafficSplit, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget,
+    StickyCookie, TargetUrl, TrafficSplit, Upstream, UpstreamDefinition, UpstreamProtocol, UpstreamTarget,
+    WeightedTarget,
 };
 use ferrogate_model::kinds::{Artifact, RestApi};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
@@ -111,6 +112,10 @@ fn target() -> impl Strategy<Value = TargetUrl> {
     )
 }
 
+fn protocol() -> impl Strategy<Value = UpstreamProtocol> {
+    prop::sample::select(vec![UpstreamProtocol::Http1, UpstreamProtocol::Http2, UpstreamProtocol::Auto])
+}
+
 fn upstream() -> impl Strategy<Value = Upstream> {
     let part =
         (any::<String>(), any::<u16>()).prop_map(|(definition, weight)| SplitPart { definition, weight });
@@ -124,11 +129,9 @@ fn upstream() -> impl Strategy<Value = Upstream> {
     let mirror =
         (any::<String>(), any::<u8>()).prop_map(|(definition, percent)| Mirror { definition, percent });
     let rewrite = prop::sample::select(vec![HostRewrite::Auto, HostRewrite::Manual]);
-    (target, rewrite, prop::option::of(mirror)).prop_map(|(target, host_rewrite, mirror)| Upstream {
-        target,
-        host_rewrite,
-        mirror,
-    })
+    (target, rewrite, prop::option::of(mirror), protocol()).prop_map(
+        |(target, host_rewrite, mirror, protocol)| Upstream { target, host_rewrite, mirror, protocol },
+    )
 }
 
 fn policies() -> impl Strategy<Value = Vec<PolicySpec>> {
@@ -241,7 +244,7 @@ fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
 fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
     let weighted = (target(), prop::option::of(0..=100_u8), prop::option::of(any::<String>()))
         .prop_map(|(url, weight, zone)| WeightedTarget { url, weight, zone });
-    let targets = prop::collection::vec(weighted, 0..3);
+    let targets = (prop::collection::vec(weighted, 0..3), protocol());
     let protection = (
         prop::option::of(outlier_detection()),
         prop::option::of(circuit_breaker()),
@@ -253,7 +256,8 @@ fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
                 name: fields.0,
                 base_path: fields.1,
                 connect_timeout: fields.2,
-                targets: fields.3,
+                targets: fields.3.0,
+                protocol: fields.3.1,
                 load_balancing: fields.4,
                 outlier_detection: fields.5.0,
                 circuit_breaker: fields.5.1,

@@ -263,6 +263,11 @@ fn upstreams() {
             "Referenced upstream definition 'x' not found: no upstreamDefinitions provided",
         ),
         (
+            json!({"url": "http://a", "protocol": "h2c"}),
+            ".protocol",
+            "Upstream protocol must be 'http1', 'http2' or 'auto'",
+        ),
+        (
             json!({"url": "http://a", "hostRewrite": "x"}),
             ".hostRewrite",
             "Host rewrite must be 'auto' or 'manual'",
@@ -333,6 +338,24 @@ fn upstream_definitions() {
         json!({"name": "a.b", "upstreams": target}),
         "name",
         "Upstream definition name must match ^[a-zA-Z0-9\\-_]+$ (letters, numbers, hyphens, underscores)",
+    );
+    check_definition(
+        json!({"name": "a", "protocol": "http3", "upstreams": target}),
+        "protocol",
+        "Upstream protocol must be 'http1', 'http2' or 'auto'",
+    );
+    check(
+        &with("/spec/upstream/main", json!({"ref": "x", "protocol": "http2"})),
+        &[
+            (
+                "spec.upstream.main.protocol",
+                "Set the protocol in the upstream definition that is referred to",
+            ),
+            (
+                "spec.upstream.main.ref",
+                "Referenced upstream definition 'x' not found: no upstreamDefinitions provided",
+            ),
+        ],
     );
     for base in ["/", "", "a", "/a/", "/a b", "/{x}"] {
         check_definition(

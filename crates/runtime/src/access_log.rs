@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::config::{AccessLog, AccessLogTarget};
 use crate::error::{Failure, Reason};
+use crate::grpc::Call;
 use crate::metrics::WorkerMetrics;
 use crate::router::{CompiledRoute, Endpoint};
 
@@ -79,6 +80,8 @@ pub struct Record {
     pub traffic: Rc<Traffic>,
     /// `x-request-id`.
     pub request_id: Rc<str>,
+    /// The gRPC call that the request is, if it is one.
+    pub grpc: Option<Call>,
     /// The route that matched.
     pub route: Option<Arc<CompiledRoute>>,
     /// The snapshot that served it.
@@ -300,6 +303,7 @@ impl Record {
             forwarded_for: headers.get(X_FORWARDED_FOR).cloned(),
             traffic: Rc::default(),
             request_id: Rc::default(),
+            grpc: Call::of(headers),
             route: None,
             position: Position::default(),
             status: None,

@@ -65,6 +65,8 @@ pub struct WorkerMetrics {
     pub cut_off: Count,
     /// TLS handshakes with clients that failed.
     pub tls_failures: Count,
+    /// Connections that should have begun with a PROXY header and did not.
+    pub proxy_header_failures: Count,
     /// Connections that switched to another protocol.
     pub tunnels_opened: Count,
     /// Those of them that have ended.
@@ -164,6 +166,11 @@ impl RuntimeMetrics {
             self.sum(|w| w.tls_failures.get()),
         )?;
         plain(
+            "ferrogate_runtime_proxy_header_failures",
+            "Connections closed because they did not begin with a PROXY header",
+            self.sum(|w| w.proxy_header_failures.get()),
+        )?;
+        plain(
             "ferrogate_runtime_tunnels",
             "Connections that switched to another protocol",
             self.sum(|w| w.tunnels_opened.get()),
@@ -198,8 +205,15 @@ impl RuntimeMetrics {
             "ferrogate_runtime_access_log_dropped_lines",
             "Access log lines dropped because the writer was behind",
             self.sum(|w| w.access_log_dropped_lines.get()),
-        )?;
-        // The names of contract 8.2 that say the same thing; scripts look for them.
+        )
+    }
+
+    /// The names of contract 8.2 that say the same thing; scripts look for them.
+    fn of_the_contract(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut plain = |name: &str, help: &str, value: u64| {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+        };
         plain("policy_engine_requests", "Requests seen", self.sum(|w| w.requests_started.get()))?;
         plain(
             "policy_engine_short_circuits",
@@ -263,6 +277,7 @@ impl RuntimeMetrics {
 impl Collector for RuntimeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.counters(&mut encoder)?;
+        self.of_the_contract(&mut encoder)?;
         self.labelled(&mut encoder)?;
         self.histogram(&mut encoder)?;
         let open =

@@ -143,6 +143,7 @@ impl Worker {
             max_idle: upstream.max_idle_per_target,
             idle_timeout: upstream.pool_idle_timeout,
             max_age: upstream.pool_max_age,
+            max_streams: upstream.max_h2_streams,
         });
         let connector = Connector::new(Dns::from_system(), shared.client_tls.clone(), tasks.clone());
         let server = &shared.config.server_header;
@@ -153,7 +154,7 @@ impl Worker {
                 HeaderValue::try_from(server.value.as_str()).ok()
             }
         };
-        let upstreams = Rc::new(Upstreams { pool, connector, metrics: metrics.clone() });
+        let upstreams = Rc::new(Upstreams { pool, connector: Rc::new(connector), metrics: metrics.clone() });
         let balancer = Rc::<Balancer>::default();
         Worker {
             mirrors: Mirrors::new(upstreams.clone(), balancer.clone(), tasks.clone()),

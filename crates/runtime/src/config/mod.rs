@@ -35,6 +35,8 @@ pub struct Config {
     pub server_header: ServerHeader,
     /// Path normalisation before routing.
     pub path: PathRules,
+    /// Who the client is, and what upstreams are told about it.
+    pub forwarding: Forwarding,
     /// The access log.
     pub access_log: AccessLog,
     /// The admin listener's gates.
@@ -50,6 +52,8 @@ pub struct Listen {
     pub http: Option<SocketAddr>,
     /// HTTPS traffic.
     pub https: Option<SocketAddr>,
+    /// Every connection of the two begins with a PROXY header; one without it is closed.
+    pub proxy_protocol: bool,
     /// `/health`, `/status`, `/xds_sync_status`, `/config_dump`.
     pub admin: Option<SocketAddr>,
     /// `/metrics`.
@@ -175,6 +179,9 @@ pub struct Upstream {
     pub pool_idle_timeout: Duration,
     /// A connection older than this is not used again, so that a changed DNS answer takes effect.
     pub pool_max_age: Duration,
+    /// Requests at a time on one HTTP/2 connection, where the upstream allows as many; when full
+    /// the next request opens another connection.
+    pub max_h2_streams: usize,
 }
 
 /// `router.http_listener.server_header_transformation` and `_value`.
@@ -195,6 +202,18 @@ pub enum ServerHeaderMode {
     AppendIfAbsent,
     /// Never; the upstream's passes.
     PassThrough,
+}
+
+/// Who the client is when proxies stand in front, and what upstreams are told about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Proxies in front whose word about the client is taken. `None` believes nobody and changes
+    /// nothing (contract 4.5); 0 believes nobody and says so to upstreams.
+    pub trusted_hops: Option<usize>,
+    /// `Forwarded` is written as well (RFC 7239).
+    pub rfc7239: bool,
+    /// The name under which the gateway stands in `Via`, if it does.
+    pub via: Option<String>,
 }
 
 /// Path normalisation before routing (contract 4.4).
@@ -248,6 +267,7 @@ impl Default for Config {
             upstream: Upstream::default(),
             server_header: ServerHeader { mode: ServerHeaderMode::Overwrite, value: "ferrogate".to_owned() },
             path: PathRules { disable_normalisation: false, escaped_slashes: EscapedSlashes::KeepUnchanged },
+            forwarding: Forwarding::default(),
             access_log: AccessLog { target: AccessLogTarget::Stdout, queue_blocks: 1024 },
             admin: Admin { config_dump: false, allowed_ips: vec!["*".to_owned()] },
             drain_deadline: Duration::from_secs(15),
@@ -262,6 +282,7 @@ impl Default for Listen {
         Listen {
             http: any(8080),
             https: any(8443),
+            proxy_protocol: false,
             admin: loopback(9002),
             metrics: loopback(9003),
             readiness: loopback(9901),
@@ -336,6 +357,7 @@ impl Default for Upstream {
             max_idle_per_target: 256,
             pool_idle_timeout: Duration::from_secs(60),
             pool_max_age: Duration::from_secs(600),
+            max_h2_streams: 100,
         }
     }
 }

@@ -11,13 +11,16 @@ use ferrogate_xds::client::Controller;
 use http::HeaderValue;
 
 use super::{
-    AccessLog, AccessLogTarget, Admin, Config, DataDir, DownstreamTls, Limits, Listen, PathRules,
+    AccessLog, AccessLogTarget, Admin, Config, DataDir, DownstreamTls, Forwarding, Limits, Listen, PathRules,
     ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream, UpstreamTls,
 };
 use crate::router::EscapedSlashes;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// More proxies than this stand in front of nobody.
+const MAX_TRUSTED_HOPS: u64 = 32;
+
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Keys of that file format that have no effect here: there is no Envoy to tune, no socket
@@ -79,6 +82,7 @@ impl Config {
             upstream: upstream(reader),
             server_header: server_header(reader),
             path: path_rules(reader),
+            forwarding: forwarding(reader),
             access_log: access_log(reader),
             admin: Admin {
                 config_dump: reader.bool("policy_engine.admin.config_dump.enabled", false),
@@ -102,6 +106,7 @@ fn listen(reader: &mut Reader<'_>) -> Listen {
             "0.0.0.0:8443",
             keys("router.https_port", Some("router.https_enabled")),
         ),
+        proxy_protocol: reader.bool("runtime.listen.proxy_protocol", false),
         admin: reader.listen(
             "runtime.listen.admin",
             "127.0.0.1:9002",
@@ -255,6 +260,7 @@ fn upstream(reader: &mut Reader<'_>) -> Upstream {
             MILLISECOND..=DAY,
         ),
         pool_max_age: reader.duration("runtime.upstream.max_age", default.pool_max_age, MILLISECOND..=DAY),
+        max_h2_streams: ranged(reader, "runtime.upstream.max_h2_streams", default.max_h2_streams, 1, 100_000),
     }
 }
 
@@ -288,6 +294,27 @@ fn path_rules(reader: &mut Reader<'_>) -> PathRules {
             &actions,
         ),
     }
+}
+
+fn forwarding(reader: &mut Reader<'_>) -> Forwarding {
+    let hops = "runtime.forwarded.trusted_hops";
+    let trusted_hops = reader
+        .is_set(hops)
+        .then(|| usize::try_from(reader.integer(hops, 0, 0..=MAX_TRUSTED_HOPS)).unwrap_or(0));
+    let via = reader.optional_string("runtime.forwarded.via");
+    if via.as_ref().is_some_and(|via| !is_pseudonym(via)) {
+        reader.problem("runtime.forwarded.via", "a name of letters, digits and any of - _ . : is needed");
+    }
+    let rfc7239 = reader.bool("runtime.forwarded.rfc7239", false);
+    if rfc7239 && trusted_hops.is_none() {
+        reader.problem("runtime.forwarded.rfc7239", "runtime.forwarded.trusted_hops must be set as well");
+    }
+    Forwarding { trusted_hops, rfc7239, via }
+}
+
+/// A host or pseudonym, as `Via` has it (RFC 9110, 7.6.3).
+fn is_pseudonym(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
 }
 
 fn access_log(reader: &mut Reader<'_>) -> AccessLog {

@@ -4,16 +4,15 @@
 //! `request`; `listener` starts it as a task of its worker.
 
 pub mod io;
+pub mod proxy_protocol;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_base::tasks::Tasks;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -23,6 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
 use self::io::{Activity, Deadlines, TimedIo};
+use crate::executor::LocalExecutor;
 use crate::metrics::WorkerMetrics;
 use crate::request;
 use crate::worker::Worker;
@@ -32,9 +32,13 @@ use crate::worker::Worker;
 /// once would lose that request, for HTTP/1 cannot say beforehand that a connection ends.
 const LAST_REQUEST: Duration = Duration::from_secs(5);
 
+/// How long a load balancer may take for its PROXY header: it knows what to write before it
+/// connects.
+const PROXY_HEADER_TIME: Duration = Duration::from_secs(5);
+
 /// Who is at the other end.
 pub struct Peer {
-    /// The peer's address.
+    /// The peer's address, or what a PROXY header said in its place.
     pub address: IpAddr,
     /// It speaks TLS with us.
     pub https: bool,
@@ -49,10 +53,6 @@ pub struct Open {
     metrics: Arc<WorkerMetrics>,
     _permit: Option<OwnedSemaphorePermit>,
 }
-
-/// Runs hyper's HTTP/2 streams as tasks of the worker.
-#[derive(Clone)]
-struct LocalExecutor(Tasks);
 
 impl Open {
     /// A connection was accepted.
@@ -69,16 +69,10 @@ impl Drop for Open {
     }
 }
 
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        self.0.spawn_local("HTTP/2 stream", future);
-    }
-}
-
 /// Serves a connection to its end.
 pub async fn serve(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     open: Open,
@@ -86,18 +80,29 @@ pub async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was not accepted");
     }
+    let mut client = peer.ip();
+    if worker.shared.config.listen.proxy_protocol {
+        match proxy_protocol::read(&mut stream, PROXY_HEADER_TIME).await {
+            Ok(told) => client = told.unwrap_or(client),
+            Err(error) => {
+                worker.metrics.proxy_header_failures.one();
+                tracing::debug!(%error, proxy = %client, "a connection did not begin with a PROXY header");
+                return;
+            }
+        }
+    }
     match tls {
-        None => speak(worker, stream, peer.ip(), None, open).await,
+        None => speak(worker, stream, client, None, open).await,
         Some(acceptor) => {
             let limit = worker.shared.config.limits.tls_handshake_timeout;
             match tokio::time::timeout(limit, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
-                    speak(worker, stream, peer.ip(), Some(h2), open).await;
+                    speak(worker, stream, client, Some(h2), open).await;
                 }
                 Ok(Err(error)) => {
                     worker.metrics.tls_failures.one();
-                    tracing::debug!(%error, client = %peer.ip(), "a TLS handshake failed");
+                    tracing::debug!(%error, %client, "a TLS handshake failed");
                 }
                 Err(_) => worker.metrics.tls_failures.one(),
             }
@@ -119,7 +124,7 @@ where
         write_stall: limits.write_stall_timeout,
     };
     let io = TokioIo::new(TimedIo::new(stream, activity.clone(), deadlines));
-    let mut builder = auto::Builder::new(LocalExecutor(worker.tasks.clone()));
+    let mut builder = auto::Builder::new(LocalExecutor::new(worker.tasks.clone(), "HTTP/2 stream"));
     // Our own socket watches heads and idleness, hence no header timeout of hyper's.
     builder
         .http1()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::{
     BalancingPolicy, HostRewrite, Resilience, RestApi, TargetUrl, Upstream, UpstreamDefinition,
-    UpstreamTarget,
+    UpstreamProtocol, UpstreamTarget,
 };
 
 use super::{Shared, Slot};
@@ -78,7 +78,10 @@ pub(super) fn slot(
     };
     let mirror = upstream.and_then(|upstream| upstream.mirror.as_ref());
     let found = match upstream.map(|upstream| &upstream.target) {
-        Some(UpstreamTarget::Url(url)) => Ok(direct(vec![endpoint(url, DEFAULT_WEIGHT)], &url.base_path)),
+        Some(UpstreamTarget::Url(url)) => {
+            let protocol = upstream.map(|upstream| upstream.protocol).unwrap_or_default();
+            Ok(direct(vec![endpoint(url, protocol, DEFAULT_WEIGHT)], &url.base_path))
+        }
         Some(UpstreamTarget::Ref(reference)) => defined(reference),
         // Where to when nothing is divided is nowhere asked; but each part must be there.
         Some(UpstreamTarget::Split(split)) => match split.parts.as_slice() {
@@ -125,8 +128,10 @@ fn defined(api: &RestApi, definition: &UpstreamDefinition, making: &Making<'_>) 
     // Weight 0 takes a target out of service without taking it out of the artifact.
     let weighted = definition.targets.iter().map(|target| (target, target.weight.unwrap_or(DEFAULT_WEIGHT)));
     let in_service: Vec<_> = weighted.filter(|(_, weight)| *weight > 0).collect();
-    let endpoints: Vec<Endpoint> =
-        in_service.iter().map(|(target, weight)| endpoint(&target.url, *weight)).collect();
+    let endpoints: Vec<Endpoint> = in_service
+        .iter()
+        .map(|(target, weight)| endpoint(&target.url, definition.protocol, *weight))
+        .collect();
     let zones: Vec<Option<&str>> = in_service.iter().map(|(target, _)| target.zone.as_deref()).collect();
     Target {
         group: group(api, definition, making, &endpoints, &zones),
@@ -179,6 +184,6 @@ fn group(
     Some(Arc::new(Group::new(members, definition, &api.context)))
 }
 
-fn endpoint(url: &TargetUrl, weight: u8) -> Endpoint {
-    Endpoint { scheme: url.scheme, host: url.host.clone(), port: url.port, weight }
+fn endpoint(url: &TargetUrl, protocol: UpstreamProtocol, weight: u8) -> Endpoint {
+    Endpoint { scheme: url.scheme, protocol, host: url.host.clone(), port: url.port, weight }
 }

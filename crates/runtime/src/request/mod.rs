@@ -11,6 +11,7 @@ pub mod outbound;
 mod streamed;
 mod walk;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use hyper::body::{Body, Incoming};
 use crate::access_log::Record;
 use crate::conn::Peer;
 use crate::error::{Failure, Reason};
+use crate::forwarded::{self, Arrival};
 use crate::head::RequestParts;
 use crate::response::Draft;
 use crate::response::body::{ResponseBody, Source};
@@ -36,6 +38,8 @@ struct Routed {
     route: Arc<CompiledRoute>,
     chain: Arc<Chain>,
     head: RequestParts,
+    /// Who the client is, as far as can be verified.
+    client: IpAddr,
     /// Path and query as the client sent them.
     original_path: HeaderValue,
     /// The protocol to switch to, when client and route agree on one.
@@ -54,9 +58,9 @@ pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming
         Some(health) => Draft::of_health(health, worker.shared.readiness.is_ready()),
         None => match find(&worker, &peer, parts, offer, &mut record) {
             Ok(routed) if routed.streams() => {
-                return streamed::serve(worker, peer, routed, body, record, in_flight).await;
+                return streamed::serve(worker, routed, body, record, in_flight).await;
             }
-            Ok(routed) => match walk::whole(&worker, &peer, routed, body, &mut record).await {
+            Ok(routed) => match walk::whole(&worker, routed, body, &mut record).await {
                 Ok(draft) => draft,
                 Err(failure) => Draft::of_failure(&failure, &mut record),
             },
@@ -90,6 +94,13 @@ fn find(
         .map_err(|_| Failure::with(Reason::BadRequest, "the path has characters that must be escaped"))?;
     let target = inbound::target(&mut parts, worker.shared.config.path)?;
     let request_id = inbound::settle_headers(&mut parts.headers, peer.https);
+    let arrival = Arrival {
+        peer: peer.address,
+        authority: &target.authority,
+        https: peer.https,
+        version: parts.version,
+    };
+    let client = forwarded::settle(&mut parts.headers, &worker.shared.config.forwarding, &arrival);
     record.request_id = request_id.into();
 
     let snapshot = worker.shared.state.load();
@@ -114,7 +125,7 @@ fn find(
         None => None,
     };
     let head = RequestParts::new(parts.headers, parts.method, target.text, target.authority, peer.https);
-    Ok(Routed { route, chain, head, original_path, switch })
+    Ok(Routed { route, chain, head, client, original_path, switch })
 }
 
 impl Routed {

@@ -21,7 +21,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::walk::{Live, Walk};
 use super::{Routed, body, outbound};
 use crate::access_log::{Record, Traffic};
-use crate::conn::Peer;
 use crate::conn::io::InFlight;
 use crate::error::{Failure, Reason};
 use crate::response::body::{ResponseBody, Source, UpstreamBody, WalkBody};
@@ -57,7 +56,6 @@ type Stopped = RefCell<Option<Result<Draft, Failure>>>;
 /// Serves a request on a route with a policy that sees chunks.
 pub async fn serve(
     worker: Rc<Worker>,
-    peer: Rc<Peer>,
     routed: Routed,
     incoming: Incoming,
     record: Box<Record>,
@@ -66,7 +64,7 @@ pub async fn serve(
     let (begun, head) = oneshot::channel();
     let (sender, frames) = mpsc::channel(1);
     let mut walk: Pin<Box<dyn Future<Output = ()>>> =
-        Box::pin(run(worker, peer, routed, incoming, record, Out { begun, frames: sender }));
+        Box::pin(run(worker, routed, incoming, record, Out { begun, frames: sender }));
     let mut head = pin!(head);
     let mut running = true;
     let begun = std::future::poll_fn(|cx| {
@@ -94,19 +92,12 @@ pub async fn serve(
     }
 }
 
-async fn run(
-    worker: Rc<Worker>,
-    peer: Rc<Peer>,
-    routed: Routed,
-    incoming: Incoming,
-    mut record: Box<Record>,
-    out: Out,
-) {
+async fn run(worker: Rc<Worker>, routed: Routed, incoming: Incoming, mut record: Box<Record>, out: Out) {
     // Nothing is switched where policies see bodies.
-    let Routed { route, chain, head, original_path, switch: _ } = routed;
+    let Routed { route, chain, head, client, original_path, switch: _ } = routed;
     let request_id = record.request_id.clone();
     let walk = Walk::new(&worker, &route, &chain, &original_path, &record);
-    let live = walk.live(head, &request_id, peer.address);
+    let live = walk.live(head, &request_id, client);
     let method = live.head.current_method().clone();
     let stopped = Stopped::default();
     let traffic = record.traffic.clone();

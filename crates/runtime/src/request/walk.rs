@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ferrogate_model::kinds::rest_api::HostRewrite;
+use ferrogate_model::kinds::rest_api::{HostRewrite, UpstreamProtocol};
 use ferrogate_policy::chain::PolicyFailure;
 use ferrogate_policy::{BodyNeed, Chain, ChainRun, Exchange, Verdict};
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
@@ -17,9 +17,9 @@ use hyper::body::Incoming;
 
 use super::{Routed, attempts, body, outbound};
 use crate::access_log::Record;
-use crate::conn::Peer;
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
+use crate::forwarded;
 use crate::head::{RequestParts, ResponseParts};
 use crate::hop;
 use crate::response::body::{Source, UpstreamBody};
@@ -73,15 +73,14 @@ pub struct Outgoing<'a> {
 /// With what the gateway answers instead.
 pub async fn whole(
     worker: &Worker,
-    peer: &Peer,
     routed: Routed,
     incoming: Incoming,
     record: &mut Record,
 ) -> Result<Draft, Failure> {
-    let Routed { route, chain, head, original_path, switch } = routed;
+    let Routed { route, chain, head, client, original_path, switch } = routed;
     let walk = Walk::new(worker, &route, &chain, &original_path, record);
     let request_id = record.request_id.clone();
-    let mut live = walk.live(head, &request_id, peer.address);
+    let mut live = walk.live(head, &request_id, client);
     let method = live.head.current_method().clone();
     if let Some(answer) = walk.ask(&mut live, record).await? {
         return Ok(answer);
@@ -124,7 +123,9 @@ impl<'a> Walk<'a> {
         original_path: &'a HeaderValue,
         record: &Record,
     ) -> Walk<'a> {
-        let whole = route.timeouts.request;
+        // A gRPC client that waits less than the route allows is not waited for longer.
+        let asked = record.grpc.and_then(|call| call.timeout);
+        let whole = asked.into_iter().chain(route.timeouts.request).min();
         let deadlines = Deadlines {
             whole: whole
                 .and_then(|limit| tokio::time::Instant::from_std(record.started()).checked_add(limit)),
@@ -230,6 +231,10 @@ impl<'a> Walk<'a> {
         record: &mut Record,
     ) -> Result<Draft, Failure> {
         if let Some(switch) = &mut switch {
+            // A switch is a matter of HTTP/1.1.
+            if outgoing.picked.endpoint().protocol == UpstreamProtocol::Http2 {
+                return Err(Failure::with(Reason::UpgradeRefused, "the upstream speaks HTTP/2 only"));
+            }
             switch.ask(outgoing.request.headers_mut());
         }
         let asked = Instant::now();
@@ -255,6 +260,9 @@ impl<'a> Walk<'a> {
             return Err(Failure::with(Reason::UpstreamProtocol, detail));
         }
         hop::strip(&mut headers);
+        if let Some(via) = &self.worker.shared.config.forwarding.via {
+            forwarded::note_via(&mut headers, via, parts.version);
+        }
         response::note_service_time(&mut headers, took);
         if let Some(cookie) = guard.as_ref().and_then(Guard::cookie) {
             headers.append(SET_COOKIE, cookie.clone());

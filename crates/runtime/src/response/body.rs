@@ -18,8 +18,8 @@ use crate::deadline::{BodyTimer, Deadlines};
 use crate::error::Reason;
 use crate::upgrade::Switched;
 use crate::upstream::body::BodyError;
+use crate::upstream::lease::Lease;
 use crate::upstream::pick::Guard;
-use crate::upstream::pool::Lease;
 
 /// The body of a response to a client.
 pub struct ResponseBody {

@@ -18,6 +18,7 @@ use self::body::{Source, UpstreamBody};
 use crate::access_log::Record;
 use crate::config::ServerHeaderMode;
 use crate::error::{Failure, Reason};
+use crate::grpc;
 use crate::head::ResponseParts;
 use crate::request::inbound::Health;
 use crate::worker::Worker;
@@ -58,10 +59,11 @@ impl Draft {
         for (name, value) in answer.headers {
             headers.append(name, value);
         }
-        Draft {
-            head: ResponseParts { status: answer.status, headers },
-            source: Source::Whole(Some(answer.body)),
-        }
+        let (status, body) = match record.grpc {
+            None => (answer.status, Some(answer.body)),
+            Some(_) => (grpc::trailers_only(answer.status, failure.reason.name(), &mut headers), None),
+        };
+        Draft { head: ResponseParts { status, headers }, source: Source::Whole(body) }
     }
 
     /// The answer of the health namespace (contract 1.7).

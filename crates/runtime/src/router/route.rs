@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_model::kinds::rest_api::{HostRewrite, Method, Operation, Scheme};
+use ferrogate_model::kinds::rest_api::{HostRewrite, Method, Operation, Scheme, UpstreamProtocol};
 use ferrogate_model::{ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain};
 
@@ -77,6 +77,8 @@ pub struct Target {
 pub struct Endpoint {
     /// Plain or TLS.
     pub scheme: Scheme,
+    /// Which version of HTTP it is spoken to.
+    pub protocol: UpstreamProtocol,
     /// Host name or IP address, IPv6 without brackets.
     pub host: String,
     /// The port.

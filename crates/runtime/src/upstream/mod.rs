@@ -12,6 +12,7 @@ pub mod connect;
 pub mod group;
 pub mod hash;
 pub mod health;
+pub mod lease;
 pub mod mirror;
 pub mod outlier;
 pub mod pick;
@@ -20,30 +21,40 @@ mod probe;
 pub mod retry;
 pub mod states;
 pub mod steering;
+pub mod streams;
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferrogate_model::kinds::rest_api::UpstreamProtocol;
+use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use self::body::OutgoingBody;
-use self::connect::Connector;
+use self::circuit::Connection;
+use self::connect::{Connector, Sender};
+use self::lease::{Lease, NotAnswered};
 use self::pick::Picked;
-use self::pool::{Lease, Pool};
+use self::pool::Pool;
 use self::retry::is_idempotent;
 use crate::access_log::Traffic;
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
 use crate::metrics::WorkerMetrics;
+use crate::router::Endpoint;
+
+/// HTTP/2 connections that one request may see closed before it could use them.
+const MAX_LOST_DIALS: u32 = 2;
 
 /// One worker's way to the upstreams.
 pub struct Upstreams {
     /// Kept connections.
     pub pool: Rc<Pool>,
     /// New connections.
-    pub connector: Connector,
+    pub connector: Rc<Connector>,
     /// The worker's counts.
     pub metrics: Arc<WorkerMetrics>,
 }
@@ -84,24 +95,30 @@ impl Upstreams {
         deadlines: &Deadlines,
         traffic: &Traffic,
     ) -> Result<Reply, Unanswered> {
-        let endpoint = picked.endpoint();
+        let endpoint = &*in_its_protocol(picked.endpoint(), &request);
         if let Some(mut lease) = self.pool.take(endpoint) {
-            let spare = repeatable(&request);
+            let spare = Spare::of(&request, lease.is_shared());
             match attempt(&mut lease, request, deadlines, traffic).await? {
                 Attempt::Answered(response) => {
                     self.metrics.upstream_reused.one();
                     return Ok(Reply { response, lease });
                 }
                 Attempt::NotSent(unsent, _) => request = unsent,
+                Attempt::Refused(failure) => match spare {
+                    Some(spare) => request = spare.request,
+                    None => return Err(failure.into()),
+                },
                 Attempt::Lost(failure) => match spare {
-                    Some(spare) if failure.reason == Reason::UpstreamReset => request = spare,
+                    Some(spare) if spare.idempotent && failure.reason == Reason::UpstreamReset => {
+                        request = spare.request;
+                    }
                     Some(_) | None => return Err(failure.into()),
                 },
             }
             self.metrics.upstream_retried.one();
         }
         // The second time on a connection of its own: a kept one could be as stale.
-        let opened = match deadlines.bound(traffic, self.open(picked, connect_timeout)).await {
+        let opened = match deadlines.bound(traffic, self.open(endpoint, picked, connect_timeout)).await {
             Ok(opened) => opened,
             Err(late) => Err(late),
         };
@@ -112,29 +129,95 @@ impl Upstreams {
         match attempt(&mut lease, request, deadlines, traffic).await? {
             Attempt::Answered(response) => Ok(Reply { response, lease }),
             Attempt::NotSent(request, failure) => Err(Unanswered { failure, unsent: Some(request) }),
-            Attempt::Lost(failure) => Err(failure.into()),
+            Attempt::Refused(failure) | Attempt::Lost(failure) => Err(failure.into()),
         }
     }
 
-    /// A new connection, once the endpoint may have another.
-    async fn open(&self, picked: &Picked<'_>, limit: Duration) -> Result<Lease, Failure> {
-        let begun = Instant::now();
-        let admitted = tokio::time::timeout(limit, picked.admit_connection()).await.map_err(|_| {
-            Failure::with(Reason::Overflow, format!("no connection became free within {limit:?}"))
-        })?;
-        let counted = admitted?;
-        let sender = self.connector.connect(picked.endpoint(), limit.saturating_sub(begun.elapsed())).await?;
-        self.metrics.upstream_opened.one();
-        Ok(self.pool.lease(picked.endpoint(), sender, counted))
+    /// A new connection, once the endpoint may have another, or a share of one that was made for
+    /// several who waited.
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        picked: &Picked<'_>,
+        limit: Duration,
+    ) -> Result<Lease, Failure> {
+        let streams = &self.pool.streams;
+        let mut lost = 0;
+        loop {
+            if endpoint.protocol == UpstreamProtocol::Http1 || streams.is_plain(endpoint) {
+                let begun = Instant::now();
+                let counted = admit(picked, limit).await?;
+                let left = limit.saturating_sub(begun.elapsed());
+                if let Sender::Http1(sender) = self.connector.connect(endpoint, left).await? {
+                    self.metrics.upstream_opened.one();
+                    return Ok(Lease::Kept(self.pool.lease(endpoint, sender, counted)));
+                }
+                return Err(Failure::with(Reason::UpstreamReset, "it changed its protocol just now"));
+            }
+            // Only who begins a dial needs leave for a connection; the others join it.
+            let counted = if streams.is_dialling(endpoint) { None } else { admit(picked, limit).await? };
+            streams.dial(endpoint, || self.dial(endpoint, limit, counted)).await?;
+            if let Some(lease) = self.pool.take(endpoint) {
+                return Ok(lease);
+            }
+            // Others who waited took all the room; or it closed at once, which must not go on.
+            if !streams.is_usable(endpoint) {
+                lost += 1;
+            }
+            if lost > MAX_LOST_DIALS {
+                return Err(Failure::with(Reason::UpstreamReset, "it closed every connection at once"));
+            }
+        }
     }
+
+    fn dial(&self, endpoint: &Endpoint, limit: Duration, counted: Option<Connection>) -> streams::Dial {
+        let (pool, connector) = (self.pool.clone(), self.connector.clone());
+        let (metrics, endpoint) = (self.metrics.clone(), endpoint.clone());
+        Box::pin(async move {
+            match connector.connect(&endpoint, limit).await? {
+                Sender::Http2(sender, allowed) => pool.streams.add(&endpoint, sender, allowed, counted),
+                Sender::Http1(sender) => {
+                    pool.streams.note_plain(&endpoint);
+                    pool.lease(&endpoint, sender, counted).keep();
+                }
+            }
+            metrics.upstream_opened.one();
+            Ok(())
+        })
+    }
+}
+
+/// A switch is a matter of HTTP/1.1: an endpoint that also speaks that is asked in it.
+fn in_its_protocol<'e>(endpoint: &'e Endpoint, request: &Request<OutgoingBody>) -> Cow<'e, Endpoint> {
+    let mut endpoint = Cow::Borrowed(endpoint);
+    if endpoint.protocol == UpstreamProtocol::Auto && request.headers().contains_key(UPGRADE) {
+        endpoint.to_mut().protocol = UpstreamProtocol::Http1;
+    }
+    endpoint
+}
+
+/// Waits until the endpoint may have another connection.
+async fn admit(picked: &Picked<'_>, limit: Duration) -> Result<Option<Connection>, Failure> {
+    tokio::time::timeout(limit, picked.admit_connection())
+        .await
+        .map_err(|_| Failure::with(Reason::Overflow, format!("no connection became free within {limit:?}")))?
 }
 
 enum Attempt {
     Answered(Response<Incoming>),
     /// The connection closed before a byte was written.
     NotSent(Request<OutgoingBody>, Failure),
+    /// The upstream says that it did nothing with it.
+    Refused(Failure),
     /// The upstream may have seen it.
     Lost(Failure),
+}
+
+/// A copy to send again, where the body is at hand.
+struct Spare {
+    request: Request<OutgoingBody>,
+    /// Sending twice changes nothing (RFC 9110, 9.2.2).
+    idempotent: bool,
 }
 
 async fn attempt(
@@ -144,18 +227,18 @@ async fn attempt(
     traffic: &Traffic,
 ) -> Result<Attempt, Failure> {
     // A connection given back a moment ago may still be finishing its last exchange.
-    if !lease.sender.is_ready()
-        && let Err(error) = deadlines.bound(traffic, lease.sender.ready()).await?
+    if !lease.is_ready()
+        && let Err(error) = deadlines.bound(traffic, lease.ready()).await?
     {
         return Ok(Attempt::NotSent(request, Failure::with(Reason::UpstreamReset, error)));
     }
-    match deadlines.bound(traffic, lease.sender.try_send_request(request)).await? {
+    match deadlines.bound(traffic, lease.send(request)).await? {
         Ok(response) => Ok(Attempt::Answered(response)),
-        Err(mut error) => {
-            let unsent = error.take_message();
-            let failure = classify(error.error(), traffic);
+        Err(NotAnswered { unsent, unprocessed, error }) => {
+            let failure = classify(&error, traffic);
             Ok(match unsent {
                 Some(request) => Attempt::NotSent(request, failure),
+                None if unprocessed => Attempt::Refused(failure),
                 None => Attempt::Lost(failure),
             })
         }
@@ -166,7 +249,7 @@ fn classify(error: &hyper::Error, traffic: &Traffic) -> Failure {
     let reason = if traffic.request_broken.get() {
         // The exchange failed because the client broke off its own body.
         Reason::RequestBodyBroken
-    } else if error.is_parse() {
+    } else if error.is_parse() || lease::cause(error).is_some_and(h2::Error::is_library) {
         Reason::UpstreamProtocol
     } else {
         Reason::UpstreamReset
@@ -178,12 +261,6 @@ fn classify(error: &hyper::Error, traffic: &Traffic) -> Failure {
     Failure::with(reason, detail)
 }
 
-/// A copy to send again, when sending twice changes nothing (RFC 9110, 9.2.2) and the body
-/// is at hand.
-fn repeatable(request: &Request<OutgoingBody>) -> Option<Request<OutgoingBody>> {
-    is_idempotent(request.method()).then(|| copy_of(request)).flatten()
-}
-
 /// A copy, when the body is at hand.
 #[must_use]
 pub fn copy_of(request: &Request<OutgoingBody>) -> Option<Request<OutgoingBody>> {
@@ -193,4 +270,14 @@ pub fn copy_of(request: &Request<OutgoingBody>) -> Option<Request<OutgoingBody>>
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
     Some(copy)
+}
+
+impl Spare {
+    /// Of a request that may not be repeated a copy is of use only where the upstream may refuse
+    /// it without a look, which only HTTP/2 can say.
+    fn of(request: &Request<OutgoingBody>, refusable: bool) -> Option<Spare> {
+        let idempotent = is_idempotent(request.method());
+        let request = (idempotent || refusable).then(|| copy_of(request)).flatten()?;
+        Some(Spare { request, idempotent })
+    }
 }

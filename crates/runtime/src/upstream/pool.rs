@@ -2,7 +2,7 @@
 //! One worker's kept connections to upstreams, last in first out so that the warmest is
 //! used and the surplus grows old and is closed. No lock: a pool belongs to one thread.
 //! `upstream::send` takes connections, the response body gives them back when both
-//! directions are through.
+//! directions are through. Those of HTTP/2, which are shared, stand in [`super::streams`].
 
 use std::borrow::Borrow;
 use std::cell::RefCell;
@@ -11,11 +11,13 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ferrogate_model::kinds::rest_api::Scheme;
+use ferrogate_model::kinds::rest_api::{Scheme, UpstreamProtocol};
 use hyper::client::conn::http1::SendRequest;
 
 use super::body::OutgoingBody;
 use super::circuit::Connection;
+use super::lease::Lease;
+use super::streams::{StreamLimits, Streams};
 use crate::access_log::Traffic;
 use crate::router::Endpoint;
 
@@ -28,16 +30,20 @@ pub struct PoolLimits {
     pub idle_timeout: Duration,
     /// Older than this: not used again.
     pub max_age: Duration,
+    /// Requests at a time on one HTTP/2 connection.
+    pub max_streams: usize,
 }
 
 /// The pool.
 pub struct Pool {
     limits: PoolLimits,
     idle: RefCell<HashMap<Key, VecDeque<Idle>, foldhash::fast::RandomState>>,
+    /// The shared connections of HTTP/2.
+    pub streams: Streams,
 }
 
-/// A connection in use; dropping it closes the connection.
-pub struct Lease {
+/// An HTTP/1.1 connection in use; dropping it closes the connection.
+pub struct Kept {
     /// Sends requests.
     pub sender: SendRequest<OutgoingBody>,
     key: Rc<Endpoint>,
@@ -55,21 +61,31 @@ struct Idle {
 }
 
 /// What tells two targets apart. Owned in the map, borrowed from the route at lookup.
-struct Key(Rc<Endpoint>);
+pub(super) struct Key(Rc<Endpoint>);
 
-trait Address {
-    fn address(&self) -> (Scheme, &str, u16);
+pub(super) trait Address {
+    fn address(&self) -> (Scheme, UpstreamProtocol, &str, u16);
+}
+
+impl Key {
+    pub(super) fn of(endpoint: &Endpoint) -> Key {
+        Key(Rc::new(endpoint.clone()))
+    }
+
+    pub(super) fn lookup(endpoint: &Endpoint) -> &dyn Address {
+        endpoint
+    }
 }
 
 impl Address for Key {
-    fn address(&self) -> (Scheme, &str, u16) {
+    fn address(&self) -> (Scheme, UpstreamProtocol, &str, u16) {
         self.0.address()
     }
 }
 
 impl Address for Endpoint {
-    fn address(&self) -> (Scheme, &str, u16) {
-        (self.scheme, &self.host, self.port)
+    fn address(&self) -> (Scheme, UpstreamProtocol, &str, u16) {
+        (self.scheme, self.protocol, &self.host, self.port)
     }
 }
 
@@ -111,19 +127,33 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(limits: PoolLimits) -> Rc<Pool> {
-        Rc::new(Pool { limits, idle: RefCell::default() })
+        let streams = Streams::new(StreamLimits {
+            max_streams: limits.max_streams,
+            idle_timeout: limits.idle_timeout,
+            max_age: limits.max_age,
+        });
+        Rc::new(Pool { limits, idle: RefCell::default(), streams })
     }
 
-    /// The warmest usable connection to this endpoint. What is found dead is dropped.
+    /// A connection to this endpoint that can take a request.
     pub fn take(self: &Rc<Pool>, endpoint: &Endpoint) -> Option<Lease> {
-        let address: &dyn Address = endpoint;
+        if endpoint.protocol != UpstreamProtocol::Http1
+            && let Some(slot) = self.streams.take(endpoint)
+        {
+            return Some(Lease::Shared(slot, endpoint.scheme));
+        }
+        self.take_kept(endpoint).map(Lease::Kept)
+    }
+
+    /// The warmest usable connection. What is found dead is dropped.
+    fn take_kept(self: &Rc<Pool>, endpoint: &Endpoint) -> Option<Kept> {
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.get_mut(address)?;
+        let kept = idle.get_mut(Key::lookup(endpoint))?;
         let now = Instant::now();
         while let Some(candidate) = kept.pop_back() {
             if !candidate.sender.is_closed() && self.usable(&candidate, now) {
                 let Idle { sender, key, opened, counted, since: _ } = candidate;
-                return Some(Lease { sender, key, opened, counted, pool: self.clone() });
+                return Some(Kept { sender, key, opened, counted, pool: self.clone() });
             }
         }
         None
@@ -135,14 +165,15 @@ impl Pool {
         endpoint: &Endpoint,
         sender: SendRequest<OutgoingBody>,
         counted: Option<Connection>,
-    ) -> Lease {
+    ) -> Kept {
         let key = Rc::new(endpoint.clone());
-        Lease { sender, key, opened: Instant::now(), counted, pool: self.clone() }
+        Kept { sender, key, opened: Instant::now(), counted, pool: self.clone() }
     }
 
     /// Drops idle connections that a request somewhere waits for: another worker cannot use
     /// them, and may not open its own while they count.
     pub fn make_room(&self) {
+        self.streams.make_room();
         self.idle.borrow_mut().retain(|_, kept| {
             kept.retain(|idle| !idle.counted.as_ref().is_some_and(Connection::is_wanted));
             !kept.is_empty()
@@ -152,6 +183,7 @@ impl Pool {
     /// Drops what is dead or too old. Called now and then by the worker, so that a pool of
     /// an endpoint that is no longer asked does not keep its connections.
     pub fn sweep(&self) {
+        self.streams.sweep();
         let now = Instant::now();
         self.idle.borrow_mut().retain(|_, kept| {
             kept.retain(|idle| !idle.sender.is_closed() && self.usable(idle, now));
@@ -162,6 +194,7 @@ impl Pool {
     /// Drops everything; the connections end.
     pub fn close(&self) {
         self.idle.take();
+        self.streams.close();
     }
 
     fn usable(&self, idle: &Idle, now: Instant) -> bool {
@@ -170,18 +203,25 @@ impl Pool {
     }
 }
 
-impl Lease {
+impl Kept {
     /// Keeps the connection for the next request, if this one is through in both directions.
     pub fn give_back(self, traffic: &Traffic) {
         // An upstream may answer before it has read the request; the rest of that request
         // would be the next one's beginning.
-        if !traffic.request_complete.get() || self.sender.is_closed() {
+        if traffic.request_complete.get() {
+            self.keep();
+        }
+    }
+
+    /// Keeps the connection for the next request.
+    pub fn keep(self) {
+        if self.sender.is_closed() {
             return;
         }
         if self.counted.as_ref().is_some_and(Connection::is_wanted) {
             return;
         }
-        let Lease { sender, key, opened, counted, pool } = self;
+        let Kept { sender, key, opened, counted, pool } = self;
         let mut idle = pool.idle.borrow_mut();
         let kept = idle.entry(Key(key.clone())).or_default();
         if kept.len() >= pool.limits.max_idle {

@@ -3,10 +3,14 @@
 //! fed through its sink.
 
 mod failures;
+mod forwarding;
+mod grpc;
+mod http2;
 mod lifecycle;
 mod observed;
 mod policies;
 mod steering;
+mod streams;
 mod support;
 mod tls;
 mod upgrades;

@@ -21,7 +21,7 @@ use crate::support::backend::{Backend, serve};
 use crate::support::{Client, Gateway, api, get, read};
 
 /// A certificate for this name, signed by itself, as files.
-fn certificate(dir: &std::path::Path, name: &str) -> (PathBuf, PathBuf) {
+pub fn certificate(dir: &std::path::Path, name: &str) -> (PathBuf, PathBuf) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     std::fs::write(&cert, made.cert.pem()).expect("a written certificate");

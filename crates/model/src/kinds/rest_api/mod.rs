@@ -109,6 +109,22 @@ pub struct Upstream {
     /// `mirror`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<Mirror>,
+    /// Of a direct target; a definition has its own.
+    #[serde(default, skip_serializing_if = "UpstreamProtocol::is_http1")]
+    pub protocol: UpstreamProtocol,
+}
+
+/// Which version of HTTP an upstream is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: by prior knowledge in the clear, required by ALPN over TLS.
+    Http2,
+    /// What TLS agrees on by ALPN; in the clear HTTP/1.1.
+    Auto,
 }
 
 /// A direct target or references; a reference is known to resolve.
@@ -185,6 +201,9 @@ pub struct UpstreamDefinition {
     /// `healthCheck`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+    /// Which version of HTTP they are spoken to.
+    #[serde(default, skip_serializing_if = "UpstreamProtocol::is_http1")]
+    pub protocol: UpstreamProtocol,
 }
 
 /// `spec.upstreamDefinitions[].upstreams[]`.
@@ -301,6 +320,14 @@ impl RestApi {
     #[must_use]
     pub fn upstream_definition(&self, name: &str) -> Option<&UpstreamDefinition> {
         self.upstream_definitions.iter().find(|definition| definition.name == name)
+    }
+}
+
+impl UpstreamProtocol {
+    /// Whether it is the one that is meant where nothing is said.
+    #[must_use]
+    pub fn is_http1(&self) -> bool {
+        *self == UpstreamProtocol::Http1
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::url::{self, UrlFault};
-use super::{HostRewrite, TargetUrl, Upstream, UpstreamDefinition, UpstreamTarget, WeightedTarget};
+use super::{
+    HostRewrite, TargetUrl, Upstream, UpstreamDefinition, UpstreamProtocol, UpstreamTarget, WeightedTarget,
+};
 use super::{balancing, health, protection, steering};
 use crate::duration;
 use crate::fields::{Fields, Findings};
@@ -45,7 +47,7 @@ pub(super) fn read(spec: &Fields<'_>, found: &mut Findings) -> Upstreams {
 }
 
 fn upstream(fields: &Fields<'_>, names: &HashSet<String>, found: &mut Findings) -> Option<Upstream> {
-    let own = ["url", "ref", "split", "hostRewrite", "mirror", "hashOn", "name"];
+    let own = ["url", "ref", "split", "hostRewrite", "protocol", "mirror", "hashOn", "name"];
     fields.only(&own, found);
     for name in ["hashOn", "name"] {
         if fields.has(name) && !fields.has("split") {
@@ -60,6 +62,11 @@ fn upstream(fields: &Fields<'_>, names: &HashSet<String>, found: &mut Findings) 
             HostRewrite::Auto
         }
     };
+    let protocol = protocol(fields, found);
+    if fields.has("protocol") && !fields.has("url") {
+        let message = "Set the protocol in the upstream definition that is referred to";
+        found.violations.push(fields.path("protocol"), message);
+    }
     let given = ["url", "ref", "split"].map(|name| fields.has(name));
     let target = match given {
         [false, false, false] => {
@@ -79,7 +86,7 @@ fn upstream(fields: &Fields<'_>, names: &HashSet<String>, found: &mut Findings) 
         }
     };
     let mirror = steering::mirror(fields, names, found);
-    Some(Upstream { target: target?, host_rewrite, mirror })
+    Some(Upstream { target: target?, host_rewrite, mirror, protocol })
 }
 
 fn direct(fields: &Fields<'_>, found: &mut Findings) -> Option<TargetUrl> {
@@ -131,6 +138,7 @@ fn definition(
             "basePath",
             "timeout",
             "upstreams",
+            "protocol",
             "loadBalancing",
             "outlierDetection",
             "circuitBreaker",
@@ -144,6 +152,7 @@ fn definition(
         found.violations.push(fields.path("basePath"), BASE_PATH);
     }
     let connect_timeout = connect_timeout(fields, found);
+    let protocol = protocol(fields, found);
     let mut targets = Vec::new();
     let elements = fields.list("upstreams", MAX_TARGETS, found);
     if elements.is_empty() {
@@ -168,11 +177,27 @@ fn definition(
         base_path,
         connect_timeout,
         targets,
+        protocol,
         load_balancing,
         outlier_detection: protection::outlier_detection(fields, found),
         circuit_breaker: protection::circuit_breaker(fields, found),
         health_check: health::read(fields, found),
     })
+}
+
+/// An addition to the contract, whose upstreams all speak HTTP/1.1.
+fn protocol(fields: &Fields<'_>, found: &mut Findings) -> UpstreamProtocol {
+    match fields.text("protocol", found).as_deref() {
+        None | Some("http1") => UpstreamProtocol::Http1,
+        Some("http2") => UpstreamProtocol::Http2,
+        Some("auto") => UpstreamProtocol::Auto,
+        Some(_) => {
+            found
+                .violations
+                .push(fields.path("protocol"), "Upstream protocol must be 'http1', 'http2' or 'auto'");
+            UpstreamProtocol::Http1
+        }
+    }
 }
 
 fn definition_name(fields: &Fields<'_>, names: &mut HashSet<String>, found: &mut Findings) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ferrogate_model::kinds::rest_api::{
     BalancingPolicy, CircuitBreaker, HashKey, LoadBalancing, OutlierDetection, Scheme, StickyCookie,
-    UpstreamDefinition,
+    UpstreamDefinition, UpstreamProtocol,
 };
 use ferrogate_policy::Headers;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -32,7 +32,7 @@ struct World {
 
 fn endpoint(index: usize, weight: u8) -> Endpoint {
     let host = char::from(b'a' + u8::try_from(index).expect("few endpoints")).to_string();
-    Endpoint { scheme: Scheme::Http, host, port: 80, weight }
+    Endpoint { scheme: Scheme::Http, protocol: UpstreamProtocol::Http1, host, port: 80, weight }
 }
 
 fn head(name: &'static str, value: &str) -> RequestParts {
@@ -63,6 +63,7 @@ impl World {
             base_path: String::new(),
             connect_timeout: None,
             targets: Vec::new(),
+            protocol: UpstreamProtocol::Http1,
             load_balancing: Some(LoadBalancing { policy, ..LoadBalancing::default() }),
             outlier_detection: None,
             circuit_breaker: None,

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -117,6 +117,21 @@ where
     drop(serving.await);
 }
 
+pub async fn serve_h2<S>(stream: S, control: Arc<Control>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let control = control.clone();
+        async move {
+            control.requests.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Infallible>(answer(request, &control.gate).await)
+        }
+    });
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    drop(builder.max_concurrent_streams(1000).serve_connection(TokioIo::new(stream), service).await);
+}
+
 async fn answer(request: Request<Incoming>, gate: &Semaphore) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let number = path.rsplit('/').next().and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
@@ -146,13 +161,16 @@ async fn answer(request: Request<Incoming>, gate: &Semaphore) -> Response<Body> 
         response.headers_mut().insert("content-type", "text/event-stream".parse().expect("a value"));
         return response;
     }
+    let version = request.version();
     let mut response = Response::new(whole(echo(request).await));
     let headers = response.headers_mut();
     headers.insert("content-type", "application/json".parse().expect("a value"));
     headers.insert("server", "backend".parse().expect("a value"));
     headers.insert("x-backend", "1".parse().expect("a value"));
-    headers.insert("connection", "x-hop".parse().expect("a value"));
-    headers.insert("x-hop", "1".parse().expect("a value"));
+    if version < Version::HTTP_2 {
+        headers.insert("connection", "x-hop".parse().expect("a value"));
+        headers.insert("x-hop", "1".parse().expect("a value"));
+    }
     if path.contains("/status") {
         *response.status_mut() =
             u16::try_from(number).ok().and_then(|code| code.try_into().ok()).expect("a status");
@@ -176,6 +194,7 @@ async fn echo(request: Request<Incoming>) -> String {
     json!({
         "method": parts.method.as_str(),
         "path": parts.uri.to_string(),
+        "version": format!("{:?}", parts.version),
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
     })

@@ -64,7 +64,14 @@ impl Gateway {
         let access_log = dir.path().join("access.log");
         let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         let mut config = Config {
-            listen: Listen { http: any, https: None, admin: any, metrics: any, readiness: any },
+            listen: Listen {
+                http: any,
+                https: None,
+                proxy_protocol: false,
+                admin: any,
+                metrics: any,
+                readiness: any,
+            },
             workers: 2,
             ..Config::default()
         };

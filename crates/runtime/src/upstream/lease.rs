@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A connection as one request uses it: a whole one of HTTP/1.1, or a share of one of HTTP/2.
+//! Sending, and what a failure to send proves, is the same to the caller; here is what
+//! differs. `upstream::send` gets leases from [`super::pool`] and hands them to the
+//! response's body, which gives them back.
+
+use http::header::{HOST, TE};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use super::body::OutgoingBody;
+use super::pool::Kept;
+use super::streams::Slot;
+use crate::access_log::Traffic;
+use crate::grpc::Call;
+use ferrogate_model::kinds::rest_api::Scheme;
+
+/// A connection in use.
+pub enum Lease {
+    /// HTTP/1.1, for this request alone.
+    Kept(Kept),
+    /// HTTP/2, shared.
+    Shared(Slot, Scheme),
+}
+
+/// Why there is no response.
+pub struct NotAnswered {
+    /// The request, when the connection closed before a byte of it was written.
+    pub unsent: Option<Request<OutgoingBody>>,
+    /// The upstream says that it did nothing with it (RFC 9113, 8.7).
+    pub unprocessed: bool,
+    /// What happened.
+    pub error: hyper::Error,
+}
+
+impl Lease {
+    /// Whether a request can be sent at once.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match self {
+            Lease::Kept(kept) => kept.sender.is_ready(),
+            Lease::Shared(slot, _) => slot.sender.is_ready(),
+        }
+    }
+
+    /// Waits until a request can be sent.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn ready(&mut self) -> Result<(), hyper::Error> {
+        match self {
+            Lease::Kept(kept) => kept.sender.ready().await,
+            Lease::Shared(slot, _) => slot.sender.ready().await,
+        }
+    }
+
+    /// Whether other requests use the connection at the same time.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Lease::Shared(..))
+    }
+
+    /// Sends the request and waits for the response's head.
+    ///
+    /// # Errors
+    /// With what is known of the request's fate.
+    pub async fn send(&mut self, request: Request<OutgoingBody>) -> Result<Response<Incoming>, NotAnswered> {
+        match self {
+            Lease::Kept(kept) => kept.sender.try_send_request(request).await.map_err(not_answered),
+            Lease::Shared(slot, scheme) => {
+                let sent = slot.sender.try_send_request(dressed(request, *scheme)).await;
+                sent.map_err(|error| {
+                    let mut lost = not_answered(error);
+                    lost.unprocessed = cause(&lost.error).is_some_and(is_refusal);
+                    if lost.unprocessed || slot.sender.is_closed() {
+                        slot.retire();
+                    }
+                    lost.unsent = lost.unsent.map(undressed);
+                    lost
+                })
+            }
+        }
+    }
+
+    /// Keeps the connection for the next request, if this one is through in both directions.
+    pub fn give_back(self, traffic: &Traffic) {
+        match self {
+            Lease::Kept(kept) => kept.give_back(traffic),
+            // Giving the share back is all there is to do; a stream that is not through is reset.
+            Lease::Shared(slot, _) => drop(slot),
+        }
+    }
+}
+
+fn not_answered(mut error: TrySendError<Request<OutgoingBody>>) -> NotAnswered {
+    let unsent = error.take_message();
+    NotAnswered { unsent, unprocessed: false, error: error.into_error() }
+}
+
+/// hyper hands on what the peer said only as its error's source.
+#[must_use]
+pub fn cause(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>())
+}
+
+/// A refused stream, or one above the last that a peer which goes away has looked at.
+fn is_refusal(error: &h2::Error) -> bool {
+    let reason = error.reason();
+    error.is_remote()
+        && (reason == Some(h2::Reason::REFUSED_STREAM)
+            || (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR)))
+}
+
+/// HTTP/2 has scheme and host beside the headers (RFC 9113, 8.3.1).
+fn dressed(mut request: Request<OutgoingBody>, scheme: Scheme) -> Request<OutgoingBody> {
+    let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    if let Some(authority) = host {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(match scheme {
+            Scheme::Http => http::uri::Scheme::HTTP,
+            Scheme::Https => http::uri::Scheme::HTTPS,
+        });
+        parts.authority = Some(authority);
+        let path = parts.path_and_query.get_or_insert(PathAndQuery::from_static("/")).clone();
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(path));
+        request.headers_mut().remove(HOST);
+    }
+    if Call::of(request.headers()).is_some() {
+        // Said hop by hop, and gRPC servers insist on hearing it.
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    }
+    *request.version_mut() = http::Version::HTTP_2;
+    request
+}
+
+/// As it was, for a connection of the other kind.
+fn undressed(mut request: Request<OutgoingBody>) -> Request<OutgoingBody> {
+    let uri = request.uri();
+    let host = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if let Some(host) = host {
+        let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = Uri::from(path);
+    }
+    *request.version_mut() = http::Version::HTTP_11;
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ferrogate_model::kinds::rest_api::Scheme;
+    use http::Request;
+    use http_body_util::Full;
+
+    use super::{dressed, undressed};
+    use crate::upstream::body::OutgoingBody;
+
+    #[test]
+    fn a_request_is_dressed_for_http2_and_back() {
+        let body = OutgoingBody::Whole(Full::new(Bytes::new()));
+        let request =
+            Request::get("/a?b=1").header("host", "books.example:81").body(body).expect("a request");
+        let sent = dressed(request, Scheme::Https);
+        assert_eq!(sent.uri(), "https://books.example:81/a?b=1");
+        assert!(!sent.headers().contains_key("host"));
+        let back = undressed(sent);
+        assert_eq!(back.uri(), "/a?b=1");
+        assert_eq!(back.headers()["host"], "books.example:81");
+    }
+}
