@@ -69,6 +69,7 @@ pub struct Traffic {
 pub struct Record {
     log: Rc<WorkerLog>,
     started: Instant,
+    took: Option<Duration>,
     started_micros: i64,
     method: Method,
     target: String,
@@ -277,33 +278,84 @@ impl Default for Traffic {
 }
 
 impl Traffic {
+    /// Ready for another request of the same connection.
+    pub fn restart(&self) {
+        self.received.set(0);
+        self.sent.set(0);
+        self.request_complete.set(false);
+        self.request_broken.set(false);
+    }
+
     /// A byte moved.
     pub fn moved(&self) {
         self.last_moved.set(tokio::time::Instant::now());
     }
 }
 
+/// What a request says of itself, as its line will have it.
+pub struct Opening<'a> {
+    /// The method; `-` when not even that was understood.
+    pub method: Method,
+    /// Path and query as they came.
+    pub target: &'a str,
+    /// The version.
+    pub version: Version,
+    /// `Host` or what stands for it.
+    pub host: Option<&'a [u8]>,
+    /// `User-Agent`.
+    pub user_agent: Option<&'a [u8]>,
+    /// `X-Forwarded-For`.
+    pub forwarded_for: Option<&'a [u8]>,
+    /// The gRPC call that it is, if it is one.
+    pub grpc: Option<Call>,
+}
+
 impl Record {
     /// Begins a request, with its host wherever it stands: HTTP/2 has it beside the headers.
-    /// What a policy may change later is copied now.
     #[must_use]
     pub fn begin(log: Rc<WorkerLog>, now_micros: i64, parts: &Parts) -> Record {
         let Parts { method, uri, version, headers, .. } = parts;
-        let target = uri.path_and_query().map_or("", |target| target.as_str());
-        let authority = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let header = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+        let opening = Opening {
+            method: method.clone(),
+            target: uri.path_and_query().map_or("", |target| target.as_str()),
+            version: *version,
+            host: uri.authority().map(|host| host.as_str().as_bytes()).or_else(|| header(&HOST)),
+            user_agent: header(&USER_AGENT),
+            forwarded_for: header(&X_FORWARDED_FOR),
+            grpc: Call::of(headers),
+        };
+        Record::open(log, Instant::now(), now_micros, opening, Rc::default())
+    }
+
+    /// Begins a request that came at this time. What a policy may change later is copied now,
+    /// but only when there is a log to write it to.
+    #[must_use]
+    pub fn open(
+        log: Rc<WorkerLog>,
+        started: Instant,
+        started_micros: i64,
+        opening: Opening<'_>,
+        traffic: Rc<Traffic>,
+    ) -> Record {
+        let logged = log.blocks.queue.is_some();
+        let kept = |value: Option<&[u8]>| {
+            value.filter(|_| logged).and_then(|value| HeaderValue::from_bytes(value).ok())
+        };
         log.metrics.requests_started.one();
         Record {
-            started: Instant::now(),
-            started_micros: now_micros,
-            method: method.clone(),
-            target: target.to_owned(),
-            version: *version,
-            host: authority.or_else(|| headers.get(HOST).cloned()),
-            user_agent: headers.get(USER_AGENT).cloned(),
-            forwarded_for: headers.get(X_FORWARDED_FOR).cloned(),
-            traffic: Rc::default(),
+            started,
+            took: None,
+            started_micros,
+            method: opening.method,
+            target: if logged { opening.target.to_owned() } else { String::new() },
+            version: opening.version,
+            host: kept(opening.host),
+            user_agent: kept(opening.user_agent),
+            forwarded_for: kept(opening.forwarded_for),
+            traffic,
             request_id: Rc::default(),
-            grpc: Call::of(headers),
+            grpc: opening.grpc,
             route: None,
             position: Position::default(),
             status: None,
@@ -328,10 +380,21 @@ impl Record {
 
     /// Notes where the request goes.
     pub fn note_upstream(&mut self, endpoint: &Endpoint, uri: &Uri) {
-        if self.log.blocks.queue.is_some() {
+        self.note_upstream_path(endpoint, uri.path_and_query().map_or("", |path| path.as_str()));
+    }
+
+    /// Notes where the request goes, by path and query.
+    pub fn note_upstream_path(&mut self, endpoint: &Endpoint, path: &str) {
+        if self.is_logged() {
             self.upstream_host = Some(format!("{}:{}", endpoint.host, endpoint.port));
-            self.upstream_path = uri.path_and_query().map(ToString::to_string);
+            self.upstream_path = Some(path.to_owned());
         }
+    }
+
+    /// Whether there is a log that will have it: what only a log needs need not be copied else.
+    #[must_use]
+    pub fn is_logged(&self) -> bool {
+        self.log.blocks.queue.is_some()
     }
 
     /// The method the client sent.
@@ -356,6 +419,11 @@ impl Record {
     #[must_use]
     pub fn log(&self) -> &Rc<WorkerLog> {
         &self.log
+    }
+
+    /// Tells how long it took where that is known already, to save a look at the clock.
+    pub fn ended_after(&mut self, took: Duration) {
+        self.took = Some(took);
     }
 
     fn write(&self, took: Duration) {
@@ -392,13 +460,13 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
+        let took = self.took.unwrap_or_else(|| self.started.elapsed());
         let metrics = &self.log.metrics;
         metrics.request_ended(self.status, self.reason, took);
         if !self.complete && self.reason.is_none() {
             metrics.client_gone.one();
         }
-        if self.log.blocks.queue.is_some() {
+        if self.is_logged() {
             self.write(took);
         }
     }

@@ -28,6 +28,8 @@ pub enum Reason {
     PolicyFailed,
     /// The request is not acceptable HTTP: no or two hosts, a bad path, a bad length.
     BadRequest,
+    /// The request's head has more bytes or headers than allowed.
+    RequestHeadTooLarge,
     /// An escaped slash in the path, and the configuration refuses those.
     EscapedSlash,
     /// An escaped slash in the path, and the configuration redirects to the plain form.
@@ -74,12 +76,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 26] = [
+    pub const ALL: [Reason; 27] = [
         Reason::RouteNotFound,
         Reason::NotReady,
         Reason::RoutePoisoned,
         Reason::PolicyFailed,
         Reason::BadRequest,
+        Reason::RequestHeadTooLarge,
         Reason::EscapedSlash,
         Reason::EscapedSlashRedirect,
         Reason::UpgradeRefused,
@@ -127,6 +130,11 @@ impl Reason {
                 ("policy_failed", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
             }
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, "Bad Request"),
+            Reason::RequestHeadTooLarge => (
+                "request_head_too_large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "Request Header Fields Too Large",
+            ),
             Reason::EscapedSlash => ("escaped_slash", StatusCode::BAD_REQUEST, "Bad Request"),
             Reason::EscapedSlashRedirect => {
                 ("escaped_slash_redirect", StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect")
@@ -183,6 +191,7 @@ impl Reason {
             Reason::PolicyFailed => Shape::WithId,
             Reason::NotReady
             | Reason::BadRequest
+            | Reason::RequestHeadTooLarge
             | Reason::EscapedSlash
             | Reason::EscapedSlashRedirect
             | Reason::UpgradeRefused
@@ -212,6 +221,7 @@ impl Reason {
         matches!(
             self,
             Reason::BadRequest
+                | Reason::RequestHeadTooLarge
                 | Reason::RequestBodyTooLarge
                 | Reason::RequestTimeout
                 | Reason::RequestBodyBroken

@@ -22,6 +22,7 @@ pub mod error;
 pub mod executor;
 pub mod forwarded;
 pub mod grpc;
+pub mod h1;
 pub mod head;
 pub mod hop;
 pub mod listener;

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::access_log::{Blocks, FLUSH_INTERVAL, WorkerLog};
 use crate::config::{Config, ServerHeaderMode};
 use crate::dns::Dns;
+use crate::h1::H1;
+use crate::h1::timer::TICK;
 use crate::listener::{self, Accepting};
 use crate::metrics::WorkerMetrics;
 use crate::state::State;
@@ -77,6 +79,8 @@ pub struct Worker {
     pub mirrors: Mirrors,
     /// Whose turn it is.
     pub balancer: Rc<Balancer>,
+    /// What the hot path keeps.
+    pub h1: H1,
     /// Where finished requests go.
     pub log: Rc<WorkerLog>,
     /// This worker's counts.
@@ -116,7 +120,9 @@ async fn serve(
     let accepts = accepting.into_iter().map(|socket| listener::accept(worker.clone(), socket));
     let served = async {
         futures::future::join_all(accepts).await;
-        // Draining: the listeners are closed, the connections finish.
+        // Draining: the listeners are closed, the connections finish. They learn it now and not
+        // at the next tick, so that no answer from here on promises another.
+        worker.h1.tick(worker.shared.clock.as_ref(), worker.shared.drain.is_cancelled());
         worker.drained().await;
     };
     tokio::select! {
@@ -128,6 +134,7 @@ async fn serve(
         }
     }
     worker.upstreams.pool.close();
+    worker.h1.pool.close();
     let stop = worker.shared.stop.clone();
     // The other workers may still be draining, but this one has nothing left to wait for.
     let _report =
@@ -139,12 +146,14 @@ async fn serve(
 impl Worker {
     fn new(shared: Shared, blocks: Blocks, metrics: Arc<WorkerMetrics>, tasks: Tasks) -> Worker {
         let upstream = &shared.config.upstream;
-        let pool = Pool::new(PoolLimits {
+        let limits = PoolLimits {
             max_idle: upstream.max_idle_per_target,
             idle_timeout: upstream.pool_idle_timeout,
             max_age: upstream.pool_max_age,
             max_streams: upstream.max_h2_streams,
-        });
+        };
+        let pool = Pool::new(limits);
+        let h1 = H1::new(&shared.config, shared.clock.as_ref(), limits);
         let connector = Connector::new(Dns::from_system(), shared.client_tls.clone(), tasks.clone());
         let server = &shared.config.server_header;
         let server_header = match server.mode {
@@ -160,6 +169,7 @@ impl Worker {
             mirrors: Mirrors::new(upstreams.clone(), balancer.clone(), tasks.clone()),
             upstreams,
             balancer,
+            h1,
             log: Rc::new(WorkerLog::new(blocks, metrics.clone())),
             metrics,
             tasks,
@@ -170,21 +180,27 @@ impl Worker {
 
     async fn keep_house(&self) {
         let token = self.tasks.token();
-        let mut flush = tokio::time::interval(FLUSH_INTERVAL);
-        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut swept = tokio::time::Instant::now();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let began = tokio::time::Instant::now();
+        let (mut flushed, mut swept) = (began, began);
         loop {
             tokio::select! {
                 // Both arms only wait.
                 () = token.cancelled() => return,
-                now = flush.tick() => {
-                    self.log.flush();
-                    if self.shared.endpoints.events().waiting.load(Ordering::Relaxed) > 0 {
-                        self.upstreams.pool.make_room();
+                now = ticks.tick() => {
+                    self.h1.tick(self.shared.clock.as_ref(), self.shared.drain.is_cancelled());
+                    if now.duration_since(flushed) >= FLUSH_INTERVAL {
+                        flushed = now;
+                        self.log.flush();
+                        if self.shared.endpoints.events().waiting.load(Ordering::Relaxed) > 0 {
+                            self.upstreams.pool.make_room();
+                        }
                     }
                     if now.duration_since(swept) >= SWEEP_INTERVAL {
                         swept = now;
                         self.upstreams.pool.sweep();
+                        self.h1.pool.sweep();
                     }
                 }
             }

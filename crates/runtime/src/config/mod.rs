@@ -33,6 +33,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// What happens to `server` in responses.
     pub server_header: ServerHeader,
+    /// Who speaks HTTP/1 with clients.
+    pub http1_codec: Http1Codec,
     /// Path normalisation before routing.
     pub path: PathRules,
     /// Who the client is, and what upstreams are told about it.
@@ -216,6 +218,15 @@ pub struct Forwarding {
     pub via: Option<String>,
 }
 
+/// Who speaks HTTP/1 with clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http1Codec {
+    /// The hot path's codec, and hyper for what that does not serve.
+    Own,
+    /// hyper.
+    Hyper,
+}
+
 /// Path normalisation before routing (contract 4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathRules {
@@ -266,6 +277,7 @@ impl Default for Config {
             downstream_tls: DownstreamTls::default(),
             upstream: Upstream::default(),
             server_header: ServerHeader { mode: ServerHeaderMode::Overwrite, value: "ferrogate".to_owned() },
+            http1_codec: Http1Codec::Own,
             path: PathRules { disable_normalisation: false, escaped_slashes: EscapedSlashes::KeepUnchanged },
             forwarding: Forwarding::default(),
             access_log: AccessLog { target: AccessLogTarget::Stdout, queue_blocks: 1024 },

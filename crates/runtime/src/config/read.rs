@@ -11,8 +11,8 @@ use ferrogate_xds::client::Controller;
 use http::HeaderValue;
 
 use super::{
-    AccessLog, AccessLogTarget, Admin, Config, DataDir, DownstreamTls, Forwarding, Limits, Listen, PathRules,
-    ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream, UpstreamTls,
+    AccessLog, AccessLogTarget, Admin, Config, DataDir, DownstreamTls, Forwarding, Http1Codec, Limits,
+    Listen, PathRules, ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream, UpstreamTls,
 };
 use crate::router::EscapedSlashes;
 
@@ -81,6 +81,11 @@ impl Config {
             downstream_tls: downstream_tls(reader),
             upstream: upstream(reader),
             server_header: server_header(reader),
+            http1_codec: reader.choice(
+                "runtime.http1_codec",
+                Http1Codec::Own,
+                &[("own", Http1Codec::Own), ("hyper", Http1Codec::Hyper)],
+            ),
             path: path_rules(reader),
             forwarding: forwarding(reader),
             access_log: access_log(reader),

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,7 +23,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
 use self::io::{Activity, Deadlines, TimedIo};
+use crate::config::{Forwarding, Http1Codec};
 use crate::executor::LocalExecutor;
+use crate::h1::arrival;
+use crate::h1::connection::{self, Handover};
+use crate::h1::handover::Rewound;
 use crate::metrics::WorkerMetrics;
 use crate::request;
 use crate::worker::Worker;
@@ -115,6 +120,20 @@ async fn speak<S>(worker: Rc<Worker>, stream: S, address: IpAddr, h2: Option<boo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let last_request = LAST_REQUEST.min(worker.shared.config.drain_deadline / 10);
+    let config = &worker.shared.config;
+    // What upstreams are told of the proxies in front is written over hyper's heads only.
+    let own = config.http1_codec == Http1Codec::Own && config.forwarding == Forwarding::default();
+    let (stream, read) = if own && h2 != Some(true) {
+        let peer = arrival::Peer { address, https: h2.is_some() };
+        match connection::serve(worker.clone(), stream, peer, last_request).await {
+            Some(Handover { stream, read }) => (stream, read),
+            None => return,
+        }
+    } else {
+        (stream, Bytes::new())
+    };
+    let stream = Rewound::new(read, stream);
     let limits = &worker.shared.config.limits;
     let activity = Activity::new(h2);
     let peer = Rc::new(Peer { address, https: h2.is_some(), activity: activity.clone(), _open: open });
@@ -138,7 +157,6 @@ where
         .max_concurrent_streams(limits.max_h2_streams)
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
     let drain = worker.shared.drain.clone();
-    let last_request = LAST_REQUEST.min(worker.shared.config.drain_deadline / 10);
     let service = service_fn(move |request| {
         let (worker, peer) = (worker.clone(), peer.clone());
         async move { Ok::<_, Infallible>(request::serve(worker, peer, request).await) }

@@ -4,6 +4,8 @@
 //! may not set. hyper has refused malformed syntax by now; what it leaves to its user is
 //! decided here. `request` calls it first.
 
+use std::borrow::Cow;
+
 use http::header::{COOKIE, EXPECT, HOST};
 use http::request::Parts;
 use http::uri::Authority;
@@ -22,12 +24,12 @@ pub const X_ENVOY_EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envo
 /// client that sets it means mischief.
 const X_TARGET_UPSTREAM: HeaderName = HeaderName::from_static("x-target-upstream");
 /// How the client spoke to the first proxy.
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Names one request across systems.
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A longer request id is replaced: it stands in every log line on the way.
-const MAX_REQUEST_ID_BYTES: usize = 256;
+pub const MAX_REQUEST_ID_BYTES: usize = 256;
 
 /// The parts of the request target that routing needs.
 pub struct Target {
@@ -66,23 +68,39 @@ pub fn target(parts: &mut Parts, rules: PathRules) -> Result<Target, Failure> {
     if query.is_some_and(|query| !query.bytes().all(|byte| byte.is_ascii_graphic())) {
         return Err(bad("the query has characters that must be escaped"));
     }
-    let normalised = if rules.disable_normalisation {
-        path.into()
-    } else {
-        match normalise_with(path, rules.escaped_slashes) {
-            Normalised::Path(path) => path,
-            Normalised::Redirect(path) => return Err(redirect(&path, query)),
-            Normalised::Rejected => return Err(Failure::new(Reason::EscapedSlash)),
-        }
+    let (text, path_bytes) = match normalised(path, query, rules)? {
+        (Cow::Borrowed(path), _) => (with_query(path, query), path.len()),
+        (Cow::Owned(text), path_bytes) => (text, path_bytes),
     };
-    let path_bytes = normalised.len();
-    let mut text = normalised.into_owned();
-    if let Some(query) = query {
-        text.reserve_exact(query.len() + 1);
-        text.push('?');
-        text.push_str(query);
-    }
     Ok(Target { text, path_bytes, authority })
+}
+
+/// A path as it is matched, and its length: borrowed, and then without its query, when it is
+/// the client's own; owned with the query when it had to change.
+///
+/// # Errors
+/// When the path is refused, or its client sent elsewhere, for its escaped slashes.
+pub fn normalised<'p>(
+    path: &'p str,
+    query: Option<&str>,
+    rules: PathRules,
+) -> Result<(Cow<'p, str>, usize), Failure> {
+    if rules.disable_normalisation {
+        return Ok((path.into(), path.len()));
+    }
+    match normalise_with(path, rules.escaped_slashes) {
+        Normalised::Path(Cow::Borrowed(path)) => Ok((path.into(), path.len())),
+        Normalised::Path(Cow::Owned(path)) => Ok((with_query(&path, query).into(), path.len())),
+        Normalised::Redirect(path) => Err(redirect(&path, query)),
+        Normalised::Rejected => Err(Failure::new(Reason::EscapedSlash)),
+    }
+}
+
+fn with_query(path: &str, query: Option<&str>) -> String {
+    match query {
+        Some(query) => [path, "?", query].concat(),
+        None => path.to_owned(),
+    }
 }
 
 /// Removes and completes headers before the first policy sees them (contract 4.5).
@@ -145,7 +163,7 @@ fn authority(parts: &mut Parts) -> Result<String, Failure> {
     if text.is_empty() {
         return if parts.version == Version::HTTP_2 { Err(bad("no host")) } else { Ok(text) };
     }
-    if text.contains('@') || text.parse::<Authority>().is_err() {
+    if !is_authority(&text) {
         return Err(bad("the host is not a host"));
     }
     if host.is_none_or(|host| host.as_bytes() != text.as_bytes())
@@ -156,12 +174,23 @@ fn authority(parts: &mut Parts) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// Whether this names a host, with or without a port.
+#[must_use]
+pub fn is_authority(text: &str) -> bool {
+    // Nearly every host is of these characters; the rest is for a parser to say.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    if !host.is_empty()
+        && host.bytes().all(plain)
+        && port.parse::<u16>().is_ok_and(|_| !port.starts_with('+'))
+    {
+        return true;
+    }
+    !text.contains('@') && text.parse::<Authority>().is_ok()
+}
+
 fn redirect(path: &str, query: Option<&str>) -> Failure {
-    let location = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let location = HeaderValue::try_from(location).ok();
+    let location = HeaderValue::try_from(with_query(path, query)).ok();
     Failure { location, ..Failure::new(Reason::EscapedSlashRedirect) }
 }
 

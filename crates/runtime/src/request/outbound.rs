@@ -43,14 +43,7 @@ pub struct Notes<'a> {
 /// # Errors
 /// When a policy made a path that cannot be sent.
 pub fn uri(head: &RequestParts, route: &CompiledRoute, target: &Target) -> Result<Uri, Failure> {
-    let path = route.rewrite.upstream_path(head.path_and_query(), &target.base_path);
-    let uri = Uri::from_maybe_shared(Bytes::from(path))
-        .map_err(|error| Failure::with(Reason::BadUpstreamPath, error))?;
-    // A policy's text such as `//host/x` or `http://…` must not turn into another authority.
-    if uri.authority().is_some() || !uri.path().starts_with('/') {
-        return Err(Failure::with(Reason::BadUpstreamPath, "not an absolute path"));
-    }
-    Ok(uri)
+    checked(route.rewrite.upstream_path(head.path_and_query(), &target.base_path))
 }
 
 /// The request for this endpoint. `keep_head` leaves the head's headers in place for
@@ -96,6 +89,20 @@ pub fn request(
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// A path that can be sent.
+///
+/// # Errors
+/// When a policy made one that cannot.
+pub fn checked(path: String) -> Result<Uri, Failure> {
+    let uri = Uri::from_maybe_shared(Bytes::from(path))
+        .map_err(|error| Failure::with(Reason::BadUpstreamPath, error))?;
+    // A policy's text such as `//host/x` or `http://…` must not turn into another authority.
+    if uri.authority().is_some() || !uri.path().starts_with('/') {
+        return Err(Failure::with(Reason::BadUpstreamPath, "not an absolute path"));
+    }
+    Ok(uri)
 }
 
 /// The framing is the body's business: a length that a policy or a changed body made wrong

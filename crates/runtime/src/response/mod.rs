@@ -17,14 +17,15 @@ use hyper::body::Frame;
 use self::body::{Source, UpstreamBody};
 use crate::access_log::Record;
 use crate::config::ServerHeaderMode;
-use crate::error::{Failure, Reason};
+use crate::error::{Failure, OwnAnswer, Reason};
 use crate::grpc;
 use crate::head::ResponseParts;
 use crate::request::inbound::Health;
 use crate::worker::Worker;
 
 /// How long the upstream took, told to the client.
-const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+pub const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// A response whose body is not yet tied to its request's end.
 pub struct Draft {
@@ -81,6 +82,17 @@ impl Draft {
             head: ResponseParts { status, headers },
             source: Source::Whole(Some(Bytes::from_static(body))),
         }
+    }
+
+    /// The same as a plain answer, of what is in memory.
+    #[must_use]
+    pub fn into_own(self) -> OwnAnswer {
+        let headers = self.head.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let body = match self.source {
+            Source::Whole(body) => body.unwrap_or_default(),
+            Source::Upstream(_) | Source::Walk(_) | Source::Switched(_) => Bytes::new(),
+        };
+        OwnAnswer { status: self.head.status, headers, body }
     }
 
     /// Whether the response has a body by its status and the request's method (RFC 9110, 6.4.1).

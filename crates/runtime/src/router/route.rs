@@ -139,33 +139,29 @@ impl Rewrite {
     /// doing) is kept whole: there is nothing to strip.
     #[must_use]
     pub fn upstream_path(&self, path_and_query: &str, base_path: &str) -> String {
-        let (path, query) = match path_and_query.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (path_and_query, None),
-        };
-        let rest = path
+        self.upstream_parts(path_and_query, base_path).concat()
+    }
+
+    /// The same in parts that follow one another: base path, slash, the rest with its query.
+    #[must_use]
+    pub fn upstream_parts<'a>(&self, path_and_query: &'a str, base_path: &'a str) -> [&'a str; 3] {
+        let path_bytes = memchr::memchr(b'?', path_and_query.as_bytes()).unwrap_or(path_and_query.len());
+        let (path, query) = path_and_query.split_at_checked(path_bytes).unwrap_or((path_and_query, ""));
+        let inside = path
             .strip_prefix(&*self.context)
             .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-            .unwrap_or(path);
-        let query_bytes = query.map_or(0, |query| query.len() + 1);
-        let mut upstream = String::with_capacity(base_path.len() + rest.len() + query_bytes + 1);
-        upstream.push_str(base_path);
+            .map(|rest| rest.len() + query.len());
+        let rest = inside
+            .and_then(|bytes| path_and_query.get(path_and_query.len() - bytes..))
+            .unwrap_or(path_and_query);
         // A request target is never empty; and operation `/` always ends in its slash,
         // whether or not the client sent it.
-        let needs_slash = if rest.is_empty() {
+        let needs_slash = if rest.len() == query.len() {
             self.operation_is_root || base_path.is_empty()
         } else {
             !rest.starts_with('/')
         };
-        if needs_slash {
-            upstream.push('/');
-        }
-        upstream.push_str(rest);
-        if let Some(query) = query {
-            upstream.push('?');
-            upstream.push_str(query);
-        }
-        upstream
+        [base_path, if needs_slash { "/" } else { "" }, rest]
     }
 }
 

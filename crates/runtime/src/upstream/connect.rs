@@ -26,6 +26,7 @@ use super::streams;
 use crate::dns::Dns;
 use crate::error::{Failure, Reason};
 use crate::executor::LocalExecutor;
+use crate::h1::wire::Wire;
 use crate::router::Endpoint;
 
 /// The most headers a response may have; more is a protocol error of the upstream.
@@ -78,6 +79,24 @@ impl Connector {
     /// # Errors
     /// With the reason of the step that failed.
     pub async fn connect(&self, endpoint: &Endpoint, limit: Duration) -> Result<Sender, Failure> {
+        match self.open(endpoint, limit).await? {
+            // Nothing is negotiated in the clear: HTTP/2 is spoken where it is known to be understood.
+            Wire::Plain(stream) => self.speak(stream, endpoint.protocol == UpstreamProtocol::Http2).await,
+            Wire::Tls(stream) => {
+                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
+                if endpoint.protocol == UpstreamProtocol::Http2 && !h2 {
+                    return Err(Failure::with(Reason::UpstreamTlsFailed, "it did not agree to HTTP/2"));
+                }
+                self.speak(stream, h2).await
+            }
+        }
+    }
+
+    /// Opens a stream that nobody speaks on yet.
+    ///
+    /// # Errors
+    /// With the reason of the step that failed.
+    pub async fn open(&self, endpoint: &Endpoint, limit: Duration) -> Result<Wire, Failure> {
         let deadline = Instant::now() + limit;
         let late = |step: &str| {
             let detail = format!("{step} {}:{} within {limit:?}", endpoint.host, endpoint.port);
@@ -89,8 +108,7 @@ impl Connector {
             .map_err(|error| Failure::with(Reason::UpstreamUnresolved, error))?;
         let stream = dial(&addresses, endpoint.port, deadline).await?;
         match endpoint.scheme {
-            // Nothing is negotiated in the clear: HTTP/2 is spoken where it is known to be understood.
-            Scheme::Http => self.speak(stream, endpoint.protocol == UpstreamProtocol::Http2).await,
+            Scheme::Http => Ok(Wire::Plain(stream)),
             Scheme::Https => {
                 let name = ServerName::try_from(endpoint.host.clone())
                     .map_err(|error| Failure::with(Reason::UpstreamTlsFailed, error))?;
@@ -103,11 +121,7 @@ impl Connector {
                     .await
                     .map_err(|_| late("no TLS handshake with"))?
                     .map_err(|error| Failure::with(Reason::UpstreamTlsFailed, error))?;
-                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
-                if endpoint.protocol == UpstreamProtocol::Http2 && !h2 {
-                    return Err(Failure::with(Reason::UpstreamTlsFailed, "it did not agree to HTTP/2"));
-                }
-                self.speak(stream, h2).await
+                Ok(Wire::Tls(Box::new(stream)))
             }
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use ferrogate_runtime::config::Http1Codec;
 use futures::StreamExt;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
@@ -250,10 +251,15 @@ async fn ambiguous_requests_are_refused() {
     let answer =
         raw(gateway.http, format!("GET / HTTP/1.1\r\nHost: a\r\nx-large: {large}\r\n\r\n").as_bytes()).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
-    // Both framings at once: the chunks count, the length goes, the connection ends (RFC 9112, 6.1).
+    // Both framings at once: refused by our own codec. hyper lets the chunks count, the length
+    // goes, and either way the connection ends (RFC 9112, 6.1).
     let both = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     let answer = raw(gateway.http, both.as_bytes()).await;
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer:?}");
+    if crate::CODEC == Http1Codec::Own {
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
+        return;
+    }
     assert!(answer.contains(r#""body":"ok""#), "{answer:?}");
     assert!(!answer.contains(r#""content-length""#), "{answer:?}");
 }

@@ -73,6 +73,7 @@ impl Gateway {
                 readiness: any,
             },
             workers: 2,
+            http1_codec: crate::CODEC,
             ..Config::default()
         };
         config.access_log.target = AccessLogTarget::File(access_log.clone());

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a parsed head to its route: what must be true of the request, its normalised path,
+//! its one host, and one look into one snapshot (invariant 5). Decides too which requests
+//! this path does not serve, before anything of them has been counted or changed.
+//! `connection` calls it; `request::inbound` has the rules that both codecs share.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrogate_model::Position;
+use ferrogate_model::kinds::rest_api::UpstreamProtocol;
+use ferrogate_policy::BodyNeed;
+
+use super::answer::Terms;
+use super::fields::Fields;
+use super::framing::{self, Framing};
+use super::line::{Known, Present};
+use super::parse::{RequestHead, Version};
+use super::request_head::{self, RequestId, RequestView};
+use crate::error::{Failure, Reason};
+use crate::request::inbound::{self, Health};
+use crate::router::{CompiledRoute, Endpoint, Target};
+use crate::worker::Worker;
+
+/// Calls have failures of their own shape and deadlines of their own.
+const GRPC: &[u8] = b"application/grpc";
+
+/// A request as it stands in its buffer.
+pub struct Arrived<'b> {
+    /// The headers.
+    pub fields: Fields<'b>,
+    /// The method.
+    pub method: &'b str,
+    /// Path and query.
+    pub target: &'b str,
+    /// The form of its answer.
+    pub terms: Terms,
+    /// Its body, or why that is not clear.
+    pub framing: Result<Framing, &'static str>,
+    /// Whether its client waits for a word before it sends the body.
+    pub expects: bool,
+}
+
+/// What a request turned out to be.
+pub enum Found<'b> {
+    /// A request of the health namespace.
+    Health(Health),
+    /// It is refused.
+    Failed(Failure),
+    /// Its route.
+    Route {
+        /// The route.
+        route: Arc<CompiledRoute>,
+        /// The head, ready for policies.
+        head: RequestView<'b>,
+        /// `x-request-id`.
+        request_id: RequestId<'b>,
+    },
+    /// Not for this path.
+    Unusual,
+}
+
+impl<'b> Arrived<'b> {
+    /// Reads what is beside the header lines.
+    #[must_use]
+    pub fn new(fields: Fields<'b>, head: &RequestHead) -> Arrived<'b> {
+        let raw = fields.raw();
+        // Both were checked to be ASCII.
+        let text = |start: usize, end: usize| {
+            raw.get(start..end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+        };
+        let method = text(head.start, head.method_end);
+        let present = head.present;
+        let terms = Terms {
+            version: head.version,
+            head_only: method == "HEAD",
+            trailers: present.has(Known::Te) && wants_trailers(&fields),
+            close: closes(&fields, head.version),
+        };
+        let framed = Present::of(&[Known::ContentLength, Known::TransferEncoding]);
+        let framing = if present.any(framed) {
+            framing::of_request(raw, fields.lines(), head.version)
+        } else {
+            Ok(Framing::None)
+        };
+        let expects = present.has(Known::Expect)
+            && head.version == Version::Http11
+            && fields.first(Known::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        Arrived {
+            fields,
+            method,
+            target: text(head.method_end + 1, head.target_end),
+            terms,
+            framing,
+            expects,
+        }
+    }
+
+    /// Whether hyper must serve it: another protocol, or another form of target. What is
+    /// ambiguous is not handed over but refused.
+    #[must_use]
+    pub fn is_unusual(&self) -> bool {
+        let kind = self.fields.first(Known::ContentType).unwrap_or_default();
+        let grpc = kind.get(..GRPC.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(GRPC));
+        let unusual = grpc || self.fields.present().has(Known::Upgrade) || !self.target.starts_with('/');
+        self.framing.is_ok() && unusual
+    }
+
+    /// Finds its route. `position` is set to that of the snapshot looked into.
+    pub fn find(self, worker: &Worker, https: bool, position: &mut Position) -> Found<'b> {
+        match self.try_find(worker, https, position) {
+            Ok(found) => found,
+            Err(failure) => Found::Failed(failure),
+        }
+    }
+
+    fn try_find(
+        mut self,
+        worker: &Worker,
+        https: bool,
+        position: &mut Position,
+    ) -> Result<Found<'b>, Failure> {
+        self.framing.map_err(bad)?;
+        let (path, query) = match self.target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (self.target, None),
+        };
+        if let Some(health) = inbound::health(path) {
+            return Ok(Found::Health(health));
+        }
+        if path.contains('`') {
+            return Err(bad("the path has characters that must be escaped"));
+        }
+        let authority = authority(&self.fields, self.terms.version)?;
+        let (text, path_bytes) = inbound::normalised(path, query, worker.shared.config.path)?;
+        let target = match text {
+            Cow::Borrowed(_) => Cow::Borrowed(self.target),
+            Cow::Owned(text) => Cow::Owned(text),
+        };
+        let request_id = request_head::settle(&mut self.fields, https);
+        let snapshot = worker.shared.state.load();
+        *position = snapshot.position;
+        let fields = &self.fields;
+        let header = |name: &str| fields.by_name(name);
+        let path = target.get(..path_bytes).unwrap_or_default();
+        let route = snapshot.table.find(authority, self.method, path, &header).ok_or_else(|| {
+            // Before the first configuration a 404 would be a lie that clients may cache.
+            let nothing_yet = snapshot.position == Position::default();
+            Failure::new(if nothing_yet { Reason::NotReady } else { Reason::RouteNotFound })
+        })?;
+        if !is_usual(route) {
+            return Ok(Found::Unusual);
+        }
+        let route = Arc::clone(route);
+        let head = RequestView::new(self.fields, self.method, target, authority, https);
+        Ok(Found::Route { route, head, request_id })
+    }
+}
+
+/// Whether this path can serve the route: no policy wants to see a body or to ask somebody
+/// else, and a request is sent once to a plain target, which nobody guards.
+fn is_usual(route: &CompiledRoute) -> bool {
+    let passes_bodies = match &route.chain {
+        Ok(chain) => {
+            !chain.has_outbound()
+                && chain.request_body_need() == BodyNeed::None
+                && chain.response_body_need() == BodyNeed::None
+        }
+        Err(_) => true,
+    };
+    passes_bodies
+        && route.steering.is_none()
+        && is_plain(&route.target)
+        && route.definitions.values().all(|target| is_plain(target))
+}
+
+fn is_plain(target: &Target) -> bool {
+    let http1 = |endpoint: &Endpoint| endpoint.protocol == UpstreamProtocol::Http1;
+    target.group.is_none() && target.endpoints.iter().all(http1)
+}
+
+/// The one host (RFC 9112, 3.2.2).
+fn authority<'b>(fields: &Fields<'b>, version: Version) -> Result<&'b str, Failure> {
+    let mut hosts = fields.known(Known::Host);
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host,
+        (Some(_), Some(_)) => return Err(bad("more than one host")),
+        // HTTP/1.0 knows no Host; it can reach routes of the `*` host.
+        (None, _) if version == Version::Http10 => return Ok(""),
+        (None, _) => return Err(bad("no host")),
+    };
+    let host = std::str::from_utf8(host).map_err(|_| bad("the host is not text"))?;
+    if !host.is_empty() && !inbound::is_authority(host) {
+        return Err(bad("the host is not a host"));
+    }
+    Ok(host)
+}
+
+fn closes(fields: &Fields<'_>, version: Version) -> bool {
+    let mut closes = version == Version::Http10;
+    if fields.present().has(Known::Connection) {
+        for token in fields.known(Known::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
+            let token = token.trim_ascii();
+            if token.eq_ignore_ascii_case(b"close") {
+                return true;
+            }
+            closes &= !token.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+    closes
+}
+
+fn wants_trailers(fields: &Fields<'_>) -> bool {
+    let mut codings = fields.known(Known::Te).flat_map(|value| value.split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+fn bad(detail: &str) -> Failure {
+    Failure::with(Reason::BadRequest, detail)
+}
+
+/// Where the client is, for policies.
+#[derive(Clone, Copy)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// It speaks TLS with us.
+    pub https: bool,
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One header line of a head as it came: where its name and value stand in the bytes, and
+//! which of the names that the gateway itself acts on it has. Classified once, while the
+//! head is parsed, so that nothing on the hot path compares names again. `parse` makes
+//! lines; `fields` offers them to policies; `compose` writes those that are left.
+
+use http::HeaderName;
+
+/// A header line. Offsets are those of the head's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Where the name and the line begin.
+    pub start: u32,
+    /// Where the name ends: the colon.
+    pub name_end: u32,
+    /// The value, without the white space around it.
+    pub value_start: u32,
+    /// Where the value ends.
+    pub value_end: u32,
+    /// Where the next line begins.
+    pub end: u32,
+    /// Which name it is.
+    pub known: Known,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a header line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Kept,
+    /// The gateway took it out on arrival: policies never see it.
+    Settled,
+    /// A policy took it out: it stays visible as what the client sent.
+    Removed,
+}
+
+/// The names that the gateway acts on itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Any other.
+    Other,
+    /// `connection`
+    Connection,
+    /// `content-length`
+    ContentLength,
+    /// `content-type`
+    ContentType,
+    /// `cookie`
+    Cookie,
+    /// `date`
+    Date,
+    /// `expect`
+    Expect,
+    /// `host`
+    Host,
+    /// `keep-alive`
+    KeepAlive,
+    /// `proxy-connection`
+    ProxyConnection,
+    /// `server`
+    Server,
+    /// `te`
+    Te,
+    /// `trailer`
+    Trailer,
+    /// `transfer-encoding`
+    TransferEncoding,
+    /// `upgrade`
+    Upgrade,
+    /// `user-agent`
+    UserAgent,
+    /// `x-envoy-expected-rq-timeout-ms`
+    ExpectedTimeout,
+    /// `x-envoy-original-path`
+    OriginalPath,
+    /// `x-envoy-upstream-service-time`
+    ServiceTime,
+    /// `x-forwarded-for`
+    ForwardedFor,
+    /// `x-forwarded-proto`
+    ForwardedProto,
+    /// `x-request-id`
+    RequestId,
+    /// `x-target-upstream`
+    TargetUpstream,
+}
+
+/// Which known names a head has, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present(u32);
+
+impl Known {
+    /// The name these bytes spell, in whatever case.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Known {
+        let candidates: &[(&[u8], Known)] = match name.len() {
+            2 => &[(b"te", Known::Te)],
+            4 => &[(b"host", Known::Host), (b"date", Known::Date)],
+            6 => &[(b"cookie", Known::Cookie), (b"expect", Known::Expect), (b"server", Known::Server)],
+            7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
+            10 => &[
+                (b"connection", Known::Connection),
+                (b"keep-alive", Known::KeepAlive),
+                (b"user-agent", Known::UserAgent),
+            ],
+            12 => &[(b"x-request-id", Known::RequestId), (b"content-type", Known::ContentType)],
+            14 => &[(b"content-length", Known::ContentLength)],
+            15 => &[(b"x-forwarded-for", Known::ForwardedFor)],
+            16 => &[(b"proxy-connection", Known::ProxyConnection)],
+            17 => &[
+                (b"transfer-encoding", Known::TransferEncoding),
+                (b"x-forwarded-proto", Known::ForwardedProto),
+                (b"x-target-upstream", Known::TargetUpstream),
+            ],
+            21 => &[(b"x-envoy-original-path", Known::OriginalPath)],
+            29 => &[(b"x-envoy-upstream-service-time", Known::ServiceTime)],
+            30 => &[(b"x-envoy-expected-rq-timeout-ms", Known::ExpectedTimeout)],
+            _ => &[],
+        };
+        candidates
+            .iter()
+            .find(|(text, _)| name.eq_ignore_ascii_case(text))
+            .map_or(Known::Other, |(_, known)| *known)
+    }
+}
+
+impl Present {
+    /// The set of these names.
+    #[must_use]
+    pub const fn of(names: &[Known]) -> Present {
+        let mut bits = 0;
+        let mut at = 0;
+        while at < names.len() {
+            bits |= 1 << names[at] as u32;
+            at += 1;
+        }
+        Present(bits)
+    }
+
+    /// Adds a name.
+    pub fn add(&mut self, known: Known) {
+        self.0 |= 1 << known as u32;
+    }
+
+    /// Whether any of `others` is here.
+    #[must_use]
+    pub const fn any(self, others: Present) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    /// Whether this name is here.
+    #[must_use]
+    pub const fn has(self, known: Known) -> bool {
+        self.0 & (1 << known as u32) != 0
+    }
+}
+
+impl Line {
+    /// The name as it was spelt.
+    #[must_use]
+    pub fn name<'b>(&self, raw: &'b [u8]) -> &'b [u8] {
+        slice(raw, self.start, self.name_end)
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn value<'b>(&self, raw: &'b [u8]) -> &'b [u8] {
+        slice(raw, self.value_start, self.value_end)
+    }
+
+    /// Whether the line has this name.
+    #[must_use]
+    pub fn is(&self, raw: &[u8], name: &HeaderName) -> bool {
+        self.name(raw).eq_ignore_ascii_case(name.as_str().as_bytes())
+    }
+
+    /// Whether the line reads `name: value` with nothing to spare, so that its bytes can go
+    /// out as they came.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.value_start == self.name_end + 2 && self.end == self.value_end + 2
+    }
+}
+
+fn slice(raw: &[u8], start: u32, end: u32) -> &[u8] {
+    raw.get(start as usize..end as usize).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Known, Present};
+
+    #[test]
+    fn names_are_known_in_any_case() {
+        for (text, known) in [
+            ("TE", Known::Te),
+            ("Host", Known::Host),
+            ("host ", Known::Other),
+            ("CONTENT-LENGTH", Known::ContentLength),
+            ("X-Envoy-Upstream-Service-Time", Known::ServiceTime),
+            ("x-envoy-expected-rq-timeout-ms", Known::ExpectedTimeout),
+            ("x-envoy-original-path", Known::OriginalPath),
+            ("content_length", Known::Other),
+            ("", Known::Other),
+        ] {
+            assert_eq!(Known::of(text.as_bytes()), known, "{text}");
+        }
+        let mut present = Present::default();
+        present.add(Known::TargetUpstream);
+        assert!(present.has(Known::TargetUpstream) && !present.has(Known::Host));
+        assert!(present.any(Present::of(&[Known::Host, Known::TargetUpstream])));
+    }
+}

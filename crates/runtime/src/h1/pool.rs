@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One worker's kept upstream connections of the hot path, last in first out, so that the
+//! warmest is used and the surplus grows old and is closed. It has no task per connection to
+//! notice an end: a connection is looked at when it is taken and at every sweep. `upstream`
+//! takes and gives back, `worker` sweeps.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::rc::Rc;
+
+use super::timer::{Span, Tick, Ticker};
+use super::wire::Wire;
+use crate::router::Endpoint;
+use crate::upstream::pool::PoolLimits;
+
+/// The pool.
+pub struct Pool {
+    max_idle: usize,
+    idle_timeout: Span,
+    max_age: Span,
+    ticker: Rc<Ticker>,
+    hasher: foldhash::fast::RandomState,
+    /// By the hash of the address, so that a lookup owns nothing; equal hashes of different
+    /// addresses are told apart by each connection's own.
+    idle: RefCell<HashMap<u64, Vec<Idle>, foldhash::fast::RandomState>>,
+}
+
+/// A connection in use; dropping it closes the connection.
+pub struct Lease {
+    /// The stream.
+    pub wire: Wire,
+    /// Whether it has served a request before.
+    pub reused: bool,
+    endpoint: Rc<Endpoint>,
+    opened: Tick,
+}
+
+struct Idle {
+    lease: Lease,
+    since: Tick,
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(limits: PoolLimits, ticker: Rc<Ticker>) -> Pool {
+        Pool {
+            max_idle: limits.max_idle,
+            idle_timeout: Span::of(limits.idle_timeout),
+            max_age: Span::of(limits.max_age),
+            ticker,
+            hasher: foldhash::fast::RandomState::default(),
+            idle: RefCell::default(),
+        }
+    }
+
+    /// The warmest usable connection to this endpoint. What is found dead is dropped.
+    #[must_use]
+    pub fn take(&self, endpoint: &Endpoint) -> Option<Lease> {
+        let key = self.key(endpoint);
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(&key)?;
+        while let Some(mut candidate) = kept.pop() {
+            if same(&candidate.lease.endpoint, endpoint) && self.usable(&mut candidate) {
+                return Some(candidate.lease);
+            }
+        }
+        None
+    }
+
+    /// A connection just made.
+    #[must_use]
+    pub fn lease(&self, endpoint: &Endpoint, wire: Wire) -> Lease {
+        Lease { wire, reused: false, endpoint: Rc::new(endpoint.clone()), opened: self.ticker.now() }
+    }
+
+    /// Keeps a connection on which both directions of an exchange are through.
+    pub fn keep(&self, mut lease: Lease) {
+        if self.max_idle == 0 {
+            return;
+        }
+        lease.reused = true;
+        let key = self.key(&lease.endpoint);
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.entry(key).or_default();
+        if kept.len() >= self.max_idle {
+            // The coldest makes room. Rare, or the limit is wrong.
+            kept.remove(0);
+        }
+        kept.push(Idle { lease, since: self.ticker.now() });
+    }
+
+    /// Drops what is dead or too old.
+    pub fn sweep(&self) {
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain_mut(|idle| self.usable(idle));
+            !kept.is_empty()
+        });
+    }
+
+    /// Drops everything; the connections end.
+    pub fn close(&self) {
+        self.idle.take();
+    }
+
+    fn key(&self, endpoint: &Endpoint) -> u64 {
+        self.hasher.hash_one((endpoint.scheme, endpoint.host.as_str(), endpoint.port))
+    }
+
+    fn usable(&self, idle: &mut Idle) -> bool {
+        let now = self.ticker.now();
+        !now.is_after(idle.since, self.idle_timeout)
+            && !now.is_after(idle.lease.opened, self.max_age)
+            && idle.lease.wire.is_quiet()
+    }
+}
+
+fn same(one: &Endpoint, other: &Endpoint) -> bool {
+    (one.scheme, one.port) == (other.scheme, other.port) && one.host == other.host
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Requests chosen for what they could go wrong with.
+
+use crate::answers::{Answer, LAST, Pair};
+
+/// Both gateways do the same with these, whatever it is.
+const SAME: &[&str] = &[
+    "GET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET /a?x=1&y=%20 HTTP/1.1\r\nhost: h:81\r\nX-A: 1\r\nx-a: 2\r\n\r\n",
+    "\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET /a/../b//c/./d HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET /%61%2fb HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET http://other:82/a HTTP/1.1\r\nHost: h\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+    "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    "PUT /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",
+    "PUT /a HTTP/1.1\r\nHost: h\r\ntransfer-encoding: Chunked\r\n\r\n0\r\nX-T: 1\r\n\r\n",
+    "DELETE /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+    "GET /a HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-A\r\nX-A: 1\r\nKeep-Alive: 5\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nCookie: a=1\r\nCookie: b=2\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-Proto: gopher\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nExpect: 1\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-A:\t tab and space \t\r\nX-B:\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-A: caf\u{e9}\r\n\r\n",
+    "GET /a HTTP/1.0\r\n\r\n",
+    "GET /a HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
+    "PATCH /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    "BREW /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET /_gateway-health/healthy HTTP/1.1\r\nHost: h\r\n\r\n",
+    // Refused by both.
+    "GET /a HTTP/1.1\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: u@h\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h:99999\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX : 1\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\n X: folded\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX: 1\r\n folded\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n",
+    "GET /<a> HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET /a`b HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET /a HTTP/2.0\r\nHost: h\r\n\r\n",
+    "GET /a\r\nHost: h\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\nhello",
+    "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\nhello",
+    "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\nhello",
+    "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "POST /a HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nabc\r\n0\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n0\r\n\r\n",
+    "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\nabc\r\n0\r\n\r\n",
+];
+
+/// Ours refuses these and hyper does not; with the reason.
+const STRICTER: &[(&str, &str)] = &[
+    (
+        "RFC 9112, 6.1: both framings",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "RFC 9112, 6.3: a length said twice",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    ("RFC 9112, 2.2: bare line feeds", "GET /a HTTP/1.1\nHost: h\n\n"),
+    ("RFC 9112, 2.2: a bare line feed", "GET /a HTTP/1.1\r\nHost: h\n\r\n"),
+    ("RFC 9112, 3.2: a fragment is no part of a target", "GET /a#b HTTP/1.1\r\nHost: h\r\n\r\n"),
+    (
+        "RFC 9112, 7.1: white space in a chunk's size",
+        "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_corpus_is_answered_the_same_by_both_codecs() {
+    let pair = Pair::start().await;
+    for case in SAME {
+        let bytes = latin(case);
+        let (own, hyper) = pair.ask(&[&bytes, LAST.as_bytes()]).await;
+        assert!(!own.is_empty(), "{case:?} was not answered");
+        // A refusal may name another cause, for example a chunk that comes after the head.
+        if !(refused(&own) && refused(&hyper)) {
+            assert_eq!(own, hyper, "{case:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_ours_refuses_is_known() {
+    let pair = Pair::start().await;
+    for (reason, case) in STRICTER {
+        let (own, hyper) = pair.ask(&[case.as_bytes(), LAST.as_bytes()]).await;
+        assert_eq!(own, [Answer::Status(400)], "{reason}");
+        assert!(!refused(&hyper), "{reason}: hyper refuses it by now as well: {hyper:?}");
+    }
+}
+
+/// Whether the first request was refused, and nothing after it answered.
+pub fn refused(answers: &[Answer]) -> bool {
+    matches!(answers, [] | [Answer::Status(400..=499)])
+}
+
+/// One byte a character.
+fn latin(text: &str) -> Vec<u8> {
+    text.chars().map(|c| u8::try_from(u32::from(c)).expect("a byte")).collect()
+}
