@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Names to addresses: one resolver per worker, with the answers' own lifetimes, the
-//! hosts file honoured, IPv4 before IPv6 (contract 4.6). Address literals and `localhost`
+//! hosts file honoured, IPv4 before IPv6 (contract 4.6); while nobody answers, the last good
+//! answer for a bounded time. Address literals and `localhost`
 //! never reach the network. Called by `upstream::connect`, only for a new connection.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
@@ -24,10 +27,25 @@ const MAX_TTL: Duration = Duration::from_secs(300);
 /// How many answers a worker remembers; the least recently used are forgotten.
 const CACHE_ENTRIES: u64 = 4096;
 
+/// How many last good answers are kept.
+const LAST_GOOD_ENTRIES: usize = 4096;
+
+/// A name that was resolved before and now is not, keeps its last answer for so long: most
+/// outages of resolvers are shorter, and addresses mostly stay.
+const STALE_LIMIT: Duration = Duration::from_secs(600);
+
+/// So long a resolver is waited for while there is such an answer.
+const STALE_AFTER: Duration = Duration::from_secs(1);
+
 /// One worker's resolver.
 pub struct Dns {
     resolver: Option<TokioResolver>,
+    last: Mutex<LastGood>,
 }
+
+/// The last good answers, with when they came.
+#[derive(Default)]
+struct LastGood(HashMap<String, (Addresses, Instant)>);
 
 /// A name did not resolve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,10 +58,10 @@ impl Dns {
     #[must_use]
     pub fn from_system() -> Dns {
         match hickory_resolver::system_conf::read_system_conf() {
-            Ok((config, options)) => Dns { resolver: build(config, options) },
+            Ok((config, options)) => Dns { resolver: build(config, options), last: Mutex::default() },
             Err(error) => {
                 tracing::warn!(%error, "no usable resolver configuration; only addresses and localhost resolve");
-                Dns { resolver: None }
+                Dns { resolver: None, last: Mutex::default() }
             }
         }
     }
@@ -62,13 +80,59 @@ impl Dns {
         let Some(resolver) = &self.resolver else {
             return Err(DnsError("this machine has no usable resolver configuration".into()));
         };
-        let answer = resolver.lookup_ip(host).await.map_err(|error| DnsError(error.to_string()))?;
-        let mut addresses: Addresses = answer.iter().collect();
-        if addresses.is_empty() {
-            return Err(DnsError(format!("'{host}' has no address")));
+        let lookup = async {
+            let answer = resolver.lookup_ip(host).await.map_err(|error| DnsError(error.to_string()))?;
+            let mut addresses: Addresses = answer.iter().collect();
+            if addresses.is_empty() {
+                return Err(DnsError(format!("'{host}' has no address")));
+            }
+            addresses.sort_by_key(IpAddr::is_ipv6);
+            Ok(addresses)
+        };
+        let Some(stale) = self.last().recall(host, Instant::now()) else {
+            let addresses = lookup.await?;
+            self.last().keep(host, &addresses, Instant::now());
+            return Ok(addresses);
+        };
+        match tokio::time::timeout(STALE_AFTER, lookup).await {
+            Ok(Ok(addresses)) => {
+                self.last().keep(host, &addresses, Instant::now());
+                Ok(addresses)
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%host, %error, "the last good answer is used");
+                Ok(stale)
+            }
+            Err(_) => Ok(stale),
         }
-        addresses.sort_by_key(IpAddr::is_ipv6);
-        Ok(addresses)
+    }
+
+    fn last(&self) -> MutexGuard<'_, LastGood> {
+        // Whole after every call, so a panic elsewhere does not spoil it.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LastGood {
+    /// An answer that is still good enough when there is no other.
+    fn recall(&self, host: &str, now: Instant) -> Option<Addresses> {
+        let (addresses, at) = self.0.get(host)?;
+        (now.saturating_duration_since(*at) < STALE_LIMIT).then(|| addresses.clone())
+    }
+
+    fn keep(&mut self, host: &str, addresses: &Addresses, now: Instant) {
+        if let Some(entry) = self.0.get_mut(host) {
+            entry.0.clone_from(addresses);
+            entry.1 = now;
+            return;
+        }
+        if self.0.len() >= LAST_GOOD_ENTRIES {
+            self.0.retain(|_, (_, at)| now.saturating_duration_since(*at) < STALE_LIMIT);
+        }
+        // When all of them are young the new name does without.
+        if self.0.len() < LAST_GOOD_ENTRIES {
+            self.0.insert(host.to_owned(), (addresses.clone(), now));
+        }
     }
 }
 
@@ -100,11 +164,30 @@ fn is_localhost(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dns, is_localhost};
+    use std::sync::Mutex;
+    use std::time::{Duration, Instant};
+
+    use super::{Addresses, Dns, LAST_GOOD_ENTRIES, LastGood, STALE_LIMIT, is_localhost};
+
+    #[test]
+    fn the_last_good_answer_is_kept_for_a_bounded_time_and_number() {
+        let (mut last, start) = (LastGood::default(), Instant::now());
+        let addresses: Addresses = ["10.0.0.1".parse().expect("an address")].into_iter().collect();
+        last.keep("a", &addresses, start);
+        let end = start + STALE_LIMIT;
+        assert_eq!(last.recall("a", end - Duration::from_secs(1)), Some(addresses.clone()));
+        assert_eq!(last.recall("a", end), None);
+        for name in 0..LAST_GOOD_ENTRIES * 2 {
+            last.keep(&name.to_string(), &addresses, start);
+        }
+        assert_eq!(last.0.len(), LAST_GOOD_ENTRIES);
+        last.keep("late", &addresses, end);
+        assert_eq!(last.0.len(), 1, "what is too old made room");
+    }
 
     #[tokio::test]
     async fn literals_and_localhost_need_no_resolver() {
-        let dns = Dns { resolver: None };
+        let dns = Dns { resolver: None, last: Mutex::default() };
         for (host, expected) in [
             ("10.1.2.3", "10.1.2.3"),
             ("[::1]", "::1"),

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A new connection to an endpoint: name, socket, TLS, HTTP/1.1 or HTTP/2, all under one
-//! deadline (contract 4.6). Addresses are tried in order, IPv4 first, each with its share of what
-//! is left of the deadline, so that one dead address does not use it up. The connection's
+//! deadline (contract 4.6). Which of a name's addresses answers is for `dial`. The connection's
 //! own task is owned by the worker; its end is seen by the pool through its sender.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +15,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::body::OutgoingBody;
+use super::dial::dial;
 use super::streams;
 use crate::dns::Dns;
 use crate::error::{Failure, Reason};
@@ -163,29 +161,4 @@ impl Connector {
         self.tasks.spawn_local("upstream connection", async move { ended(run.await) });
         Ok(Sender::Http2(sender, allowed))
     }
-}
-
-async fn dial(addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<TcpStream, Failure> {
-    let mut failure = Failure::new(Reason::UpstreamUnresolved);
-    for (index, address) in addresses.iter().enumerate() {
-        let address = SocketAddr::new(*address, port);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let untried = u32::try_from(addresses.len().saturating_sub(index)).unwrap_or(u32::MAX).max(1);
-        match tokio::time::timeout(left / untried, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Heads are written in one piece; waiting for more would only add latency.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "TCP_NODELAY was not accepted");
-                }
-                return Ok(stream);
-            }
-            Ok(Err(error)) => {
-                failure = Failure::with(Reason::UpstreamConnectFailed, format!("{address}: {error}"));
-            }
-            Err(_) => {
-                failure = Failure::with(Reason::UpstreamConnectTimeout, format!("{address}: no answer"));
-            }
-        }
-    }
-    Err(failure)
 }

@@ -9,6 +9,7 @@ pub mod body;
 mod choose;
 pub mod circuit;
 pub mod connect;
+mod dial;
 pub mod group;
 pub mod hash;
 pub mod health;

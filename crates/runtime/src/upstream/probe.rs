@@ -4,7 +4,6 @@
 //! all. The answer is yes, or why not in words for people. `health` asks and bounds the time.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,8 +17,10 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use super::dial::dial;
 use super::health::Checked;
 use crate::dns::Dns;
 
@@ -78,14 +79,9 @@ impl Asker {
     }
 
     async fn connect(&self, checked: &Checked) -> Result<TcpStream, String> {
-        let mut last = "the name has no address".to_owned();
-        for address in self.dns.resolve(&checked.host).await.map_err(words)? {
-            match TcpStream::connect(SocketAddr::new(address, checked.port)).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = format!("{address}: {error}"),
-            }
-        }
-        Err(last)
+        let addresses = self.dns.resolve(&checked.host).await.map_err(words)?;
+        let deadline = Instant::now() + checked.check.timeout;
+        dial(&addresses, checked.port, deadline).await.map_err(|failure| failure.detail)
     }
 
     async fn exchange<S>(&self, stream: S, checked: &Checked) -> Result<(), String>
