@@ -69,7 +69,8 @@ async fn repeatedly<'a>(
 ) -> Result<(Reply, Option<Guard>), Failure> {
     let Outgoing { mut request, mut picked, target, client, names_endpoint, .. } = outgoing;
     let _under_way = retry.begin();
-    let spare = is_idempotent(request.method()).then(|| copy_of(&request)).flatten();
+    let spare = copy_of(&request);
+    let repeatable = spare.is_some() && is_idempotent(request.method());
     let mut tried: SmallVec<[Arc<Member>; 2]> = SmallVec::new();
     let mut retries = 0;
     let mut _running = None;
@@ -79,11 +80,9 @@ async fn repeatedly<'a>(
             let ended = match &attempt {
                 Ok(reply) => Ended::Answered(reply.response.status()),
                 Err(_) if timed_out => Ended::TimedOut,
-                Err(unanswered) => {
-                    Ended::Failed { failure: &unanswered.failure, sent: unanswered.unsent.is_none() }
-                }
+                Err(unanswered) => Ended::Failed { failure: &unanswered.failure, sent: unanswered.seen },
             };
-            if !retry.applies(ended, spare.is_some()) {
+            if !retry.applies(ended, repeatable) {
                 return None;
             }
             let unsent = attempt.as_mut().err().and_then(|unanswered| unanswered.unsent.take());
@@ -137,7 +136,7 @@ async fn within(
         Err(_) => {
             let failure = Failure::with(Reason::UpstreamTimeout, format!("no response within {limit:?}"));
             picked.failed(&failure);
-            (Err(Unanswered { failure, unsent: None }), true)
+            (Err(failure.into()), true)
         }
     }
 }

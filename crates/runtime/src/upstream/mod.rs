@@ -74,12 +74,14 @@ pub struct Unanswered {
     pub failure: Failure,
     /// The request, when provably nothing of it was sent.
     pub unsent: Option<Request<OutgoingBody>>,
+    /// Whether the upstream may have acted on it.
+    pub seen: bool,
 }
 
 impl From<Failure> for Unanswered {
     /// The upstream may have seen the request.
     fn from(failure: Failure) -> Unanswered {
-        Unanswered { failure, unsent: None }
+        Unanswered { failure, unsent: None, seen: true }
     }
 }
 
@@ -107,7 +109,7 @@ impl Upstreams {
                 Attempt::NotSent(unsent, _) => request = unsent,
                 Attempt::Refused(failure) => match spare {
                     Some(spare) => request = spare.request,
-                    None => return Err(failure.into()),
+                    None => return Err(Unanswered { seen: false, ..failure.into() }),
                 },
                 Attempt::Lost(failure) => match spare {
                     Some(spare) if spare.idempotent && failure.reason == Reason::UpstreamReset => {
@@ -125,12 +127,15 @@ impl Upstreams {
         };
         let mut lease = match opened {
             Ok(lease) => lease,
-            Err(failure) => return Err(Unanswered { failure, unsent: Some(request) }),
+            Err(failure) => return Err(Unanswered { failure, unsent: Some(request), seen: false }),
         };
         match attempt(&mut lease, request, deadlines, traffic).await? {
             Attempt::Answered(response) => Ok(Reply { response, lease }),
-            Attempt::NotSent(request, failure) => Err(Unanswered { failure, unsent: Some(request) }),
-            Attempt::Refused(failure) | Attempt::Lost(failure) => Err(failure.into()),
+            Attempt::NotSent(request, failure) => {
+                Err(Unanswered { failure, unsent: Some(request), seen: false })
+            }
+            Attempt::Refused(failure) => Err(Unanswered { seen: false, ..failure.into() }),
+            Attempt::Lost(failure) => Err(failure.into()),
         }
     }
 
