@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod duration;
+pub mod offload;
 pub mod readiness;
 pub mod secret;
 pub mod tasks;

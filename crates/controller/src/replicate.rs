@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrogate_base::offload::{Offload, Threads, carry};
 use ferrogate_model::{Position, Revision};
 use ferrogate_store::feed::{Feed, FeedEvent};
 use ferrogate_store::{State, Store, StoreError};
@@ -24,6 +25,7 @@ const RECALL: u64 = 5_000;
 
 /// What is published of the change line.
 pub struct Replica {
+    offload: Arc<dyn Offload>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     catalogs: watch::Sender<Option<Arc<dyn Catalog>>>,
     store: watch::Sender<StoreState>,
@@ -62,7 +64,14 @@ impl Replica {
     /// A replica that has read nothing yet.
     #[must_use]
     pub fn new() -> Arc<Replica> {
+        Replica::offloading(Arc::new(Threads))
+    }
+
+    /// As [`Replica::new`], building snapshots where it is told to.
+    #[must_use]
+    pub fn offloading(offload: Arc<dyn Offload>) -> Arc<Replica> {
         Arc::new(Replica {
+            offload,
             snapshots: watch::Sender::new(None),
             catalogs: watch::Sender::new(None),
             store: watch::Sender::new(StoreState::Starting),
@@ -128,11 +137,12 @@ impl Replica {
         token: CancellationToken,
     ) -> Result<(), ReplicateError> {
         let published = self.current();
-        let recalled = if published.is_none() { recall(store.as_ref(), limits).await } else { None };
+        let recalled = if published.is_none() { self.recall(store.as_ref(), limits).await } else { None };
         let mut follower = recalled.unwrap_or_else(|| Follower::new(published));
         let mut feed = Feed::new(store, follower.position());
         loop {
             let event = tokio::select! {
+                biased;
                 () = token.cancelled() => return Ok(()),
                 // Dropped only when stopping for good.
                 event = feed.next() => event,
@@ -143,7 +153,7 @@ impl Replica {
                 }
                 FeedEvent::Reset(state) => {
                     tracing::info!(position = %state.position, artifacts = state.artifacts.len(), "state loaded");
-                    follower.reset(load(state, limits).await?)
+                    follower.reset(self.load(state, limits).await?)
                 }
                 FeedEvent::Unavailable(StoreError::Sealed { what, key }) => {
                     tracing::error!(
@@ -184,27 +194,28 @@ impl Replica {
             changed
         });
     }
-}
 
-/// A follower in the recent past, from which the feed leads to the head found there.
-/// `None` when there is no past to go through, or it cannot be read: then the present is
-/// loaded, which is all that is needed to serve.
-async fn recall(store: &dyn Store, limits: Limits) -> Option<Follower> {
-    let head = store.head().await.ok()?;
-    let start = head.position.revision.0.saturating_sub(RECALL).max(head.floor.0);
-    if start >= head.position.revision.0 {
-        return None;
+    /// A follower in the recent past, from which the feed leads to the head found there.
+    /// `None` when there is no past to go through, or it cannot be read: then the present is
+    /// loaded, which is all that is needed to serve.
+    async fn recall(&self, store: &dyn Store, limits: Limits) -> Option<Follower> {
+        let head = store.head().await.ok()?;
+        let start = head.position.revision.0.saturating_sub(RECALL).max(head.floor.0);
+        if start >= head.position.revision.0 {
+            return None;
+        }
+        let state = store.state_at(Revision(start)).await.ok()?;
+        if state.position.epoch != head.position.epoch {
+            return None;
+        }
+        tracing::info!(from = start, to = head.position.revision.0, "going through the recent past");
+        Some(Follower::retracing(self.load(state, limits).await.ok()?, head.position))
     }
-    let state = store.state_at(Revision(start)).await.ok()?;
-    if state.position.epoch != head.position.epoch {
-        return None;
-    }
-    tracing::info!(from = start, to = head.position.revision.0, "going through the recent past");
-    Some(Follower::retracing(load(state, limits).await.ok()?, head.position))
-}
 
-/// Loading encodes everything, which takes seconds for a large gateway.
-async fn load(state: State, limits: Limits) -> Result<Arc<Snapshot>, ReplicateError> {
-    let built = tokio::task::spawn_blocking(move || Arc::new(Snapshot::load(state, limits))).await;
-    built.map_err(|error| ReplicateError::Build(error.to_string()))
+    /// Loading encodes everything, which takes seconds for a large gateway.
+    async fn load(&self, state: State, limits: Limits) -> Result<Arc<Snapshot>, ReplicateError> {
+        let build = move || Arc::new(Snapshot::load(state, limits));
+        let built = carry(self.offload.as_ref(), "load", build).await;
+        built.map_err(|error| ReplicateError::Build(error.to_string()))
+    }
 }

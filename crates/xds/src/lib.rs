@@ -13,6 +13,7 @@ pub mod protocol;
 pub mod server;
 pub mod sink;
 pub mod tls;
+pub mod transport;
 pub mod wire;
 
 pub use capabilities::Capabilities;

@@ -8,11 +8,12 @@ pub mod fleet;
 pub mod live;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ferrogate_base::clock::Clock;
 use ferrogate_store::{Cluster, ControllerLease, Store, StoreError};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -84,7 +85,7 @@ impl Status {
     /// Waits until the batch is live in scope, nobody is left who could make it so, or the
     /// time is up; the answer says which.
     pub async fn wait_live(&self, target: &Target, scope: &Scope, timeout: Duration) -> Liveness {
-        let deadline = tokio::time::Instant::now() + timeout;
+        let deadline = Instant::now() + timeout;
         let mut changes = self.fleet.changes();
         loop {
             changes.mark_unchanged();
@@ -96,11 +97,12 @@ impl Status {
                     ..live::judge(&self.own_view(), target, scope)
                 },
             };
-            if answer.live || answer.is_final() || tokio::time::Instant::now() >= deadline {
+            if answer.live || answer.is_final() || Instant::now() >= deadline {
                 return answer;
             }
-            let next = deadline.min(tokio::time::Instant::now() + POLL_EVERY);
+            let next = deadline.min(Instant::now() + POLL_EVERY);
             tokio::select! {
+                biased;
                 // Both arms only wait; the fleet, which owns the sender, outlives this call.
                 _changed_or_closed = changes.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
@@ -115,9 +117,9 @@ impl Status {
         let mut requests = self.metrics.management_requests();
         let mut load = 0.0;
         let mut failing = false;
-        let mut full_at = tokio::time::Instant::now();
+        let mut full_at = Instant::now();
         loop {
-            let now = tokio::time::Instant::now();
+            let now = Instant::now();
             let everything = now >= full_at;
             if everything {
                 full_at = now + REPORT_EVERY;
@@ -127,6 +129,7 @@ impl Status {
             }
             failing = self.report_once(everything, load, failing).await;
             tokio::select! {
+                biased;
                 // All arms only wait; dropping them changes nothing.
                 () = token.cancelled() => return,
                 () = tokio::time::sleep_until(full_at) => {}

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ferrogate_base::offload::{Offload, carry};
 use ferrogate_model::Position;
 
 pub(crate) use file::mark_of;
@@ -24,6 +25,9 @@ pub use record::{Change, Contents, Mark};
 pub use seal::{Decoded, FileError, MasterKey, decode};
 
 use crate::state::Snapshot;
+
+/// What a write to the file is called where it is carried out.
+pub const PERSIST: &str = "persist";
 
 /// Where and how the set is kept.
 #[derive(Clone, Debug)]
@@ -38,6 +42,7 @@ pub struct LkgOptions {
 
 /// The last-known-good file of this runtime.
 pub struct Lkg {
+    offload: Arc<dyn Offload>,
     writer: Arc<Mutex<file::Writer>>,
     /// What the file holds for certain.
     persisted: Arc<Mutex<Mark>>,
@@ -119,10 +124,10 @@ impl Lkg {
     /// # Errors
     /// When the directory or the key cannot be used. A damaged file is not an error: it is
     /// set aside, and [`Loaded`] says so.
-    pub async fn open(options: LkgOptions) -> Result<(Lkg, Loaded), LkgError> {
+    pub async fn open(options: LkgOptions, offload: Arc<dyn Offload>) -> Result<(Lkg, Loaded), LkgError> {
         let deadline = options.deadline;
         // No deadline here: nothing is served before it, and the file is read once.
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = carry(offload.as_ref(), "open", move || {
             std::fs::create_dir_all(&options.data_dir)
                 .map_err(|error| LkgError::Io(options.data_dir.clone(), error))?;
             let master = match &options.key_file {
@@ -135,6 +140,7 @@ impl Lkg {
         let (writer, loaded) = opened.map_err(|_| LkgError::Stopping)??;
         let mark = loaded.contents.as_ref().map(|contents| contents.mark).unwrap_or_default();
         let lkg = Lkg {
+            offload,
             writer: Arc::new(Mutex::new(writer)),
             persisted: Arc::new(Mutex::new(mark)),
             busy: Arc::default(),
@@ -157,7 +163,7 @@ impl Lkg {
         }
         let idle = Idle(Arc::clone(&self.busy));
         let (writer, persisted) = (Arc::clone(&self.writer), Arc::clone(&self.persisted));
-        let write = tokio::task::spawn_blocking(move || {
+        let write = carry(self.offload.as_ref(), PERSIST, move || {
             let _idle = idle;
             let mark = writer.lock().unwrap_or_else(PoisonError::into_inner).persist(&job)?;
             *persisted.lock().unwrap_or_else(PoisonError::into_inner) = mark;

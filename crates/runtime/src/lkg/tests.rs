@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrogate_base::offload::Threads;
 use ferrogate_model::{Digest, Epoch, Position, Resource, Revision};
 use proptest::prelude::{Strategy, any, prop, proptest};
 
@@ -196,7 +197,8 @@ fn job(snapshot: &Arc<Snapshot>, after: u64, upserts: Vec<Resource>) -> Job {
 
 async fn open(directory: &Path) -> Result<(Lkg, Loaded), LkgError> {
     let data_dir = directory.to_owned();
-    Lkg::open(LkgOptions { data_dir, key_file: None, deadline: Duration::from_secs(60) }).await
+    let options = LkgOptions { data_dir, key_file: None, deadline: Duration::from_secs(60) };
+    Lkg::open(options, Arc::new(Threads)).await
 }
 
 async fn reopened(directory: &Path) -> (u64, usize) {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use ferrogate_base::offload::{Offload, Threads, carry};
 use ferrogate_base::readiness::{Blocker, Readiness};
 use ferrogate_model::{Digest, Position, Reject};
 use ferrogate_xds::{Held, Outcome, Sink, Update};
@@ -25,6 +26,7 @@ use crate::state::{Snapshot, State};
 
 /// The state of a runtime, as the config stream drives it.
 pub struct RuntimeSink {
+    offload: Arc<dyn Offload>,
     state: Arc<State>,
     compiler: Arc<Compiler>,
     lkg: Option<Lkg>,
@@ -86,9 +88,24 @@ impl RuntimeSink {
         lkg: Option<LkgOptions>,
         readiness: &Readiness,
     ) -> Result<RuntimeSink, LkgError> {
+        RuntimeSink::open_with(compiler, lkg, readiness, Arc::new(Threads)).await
+    }
+
+    /// As [`RuntimeSink::open`], compiling and writing where it is told to.
+    ///
+    /// # Errors
+    /// As [`RuntimeSink::open`].
+    pub async fn open_with(
+        compiler: Compiler,
+        lkg: Option<LkgOptions>,
+        readiness: &Readiness,
+        offload: Arc<dyn Offload>,
+    ) -> Result<RuntimeSink, LkgError> {
         let not_ready = readiness.block("no configuration was received yet");
         let (lkg, loaded) = match lkg {
-            Some(options) => Lkg::open(options).await.map(|(lkg, loaded)| (Some(lkg), loaded))?,
+            Some(options) => {
+                Lkg::open(options, Arc::clone(&offload)).await.map(|(lkg, loaded)| (Some(lkg), loaded))?
+            }
             None => (None, Loaded::default()),
         };
         let compiler = Arc::new(compiler);
@@ -103,7 +120,8 @@ impl RuntimeSink {
         let snapshot = match loaded.contents {
             Some(contents) => {
                 let compiler = Arc::clone(&compiler);
-                let restored = tokio::task::spawn_blocking(move || build::restore(&compiler, contents)).await;
+                let restore = move || build::restore(&compiler, contents);
+                let restored = carry(offload.as_ref(), "restore", restore).await;
                 progress.applied(Instant::now());
                 restored.map_err(|_| LkgError::Stopping)?
             }
@@ -114,6 +132,7 @@ impl RuntimeSink {
             from_cache = progress.from_cache, "the runtime's state is open"
         );
         Ok(RuntimeSink {
+            offload,
             state: Arc::new(State::new(Arc::new(snapshot))),
             compiler,
             lkg,
@@ -182,7 +201,8 @@ impl Sink for RuntimeSink {
         let current = self.state.load_full();
         let (compiler, before) = (Arc::clone(&self.compiler), Arc::clone(&current));
         // A large set takes seconds to compile; the stream's keep-alive must not wait for it.
-        let built = tokio::task::spawn_blocking(move || build::build(&compiler, &before, &update)).await;
+        let prepare = move || build::build(&compiler, &before, &update);
+        let built = carry(self.offload.as_ref(), "prepare", prepare).await;
         let built = match built {
             Ok(Ok(built)) => built,
             Ok(Err(misfit)) => {

@@ -175,6 +175,7 @@ impl Feed {
             _ => return time.await,
         };
         let ended = tokio::select! {
+            biased;
             hint = hints.next() => hint.is_none(),
             () = time => false,
         };

@@ -3,6 +3,7 @@
 //! answers with its id and zone before anything is asked of it, so a link that is opened
 //! for a look costs neither end more than the connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::secret::Secret;
@@ -16,6 +17,7 @@ use tonic::{Request, Status, Streaming};
 use super::{ClientError, Controller};
 use crate::protocol::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::tls::ClientTls;
+use crate::transport::{Connector, Dialer};
 use crate::wire::{HEADER_CONTROLLER, HEADER_RETRY_AFTER_MS, HEADER_ZONE};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,6 +39,7 @@ const REQUESTS: usize = 4;
 pub(super) struct Dial {
     url: String,
     endpoint: Endpoint,
+    connector: Option<Connector>,
     authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -83,7 +86,13 @@ impl Dial {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(STREAM_WINDOW_BYTES);
-        Ok(Dial { url, endpoint, authorization: token.map(bearer).transpose()? })
+        Ok(Dial { url, endpoint, connector: None, authorization: token.map(bearer).transpose()? })
+    }
+
+    /// Makes its connections with this dialer.
+    pub(super) fn through(mut self, dialer: Option<Arc<dyn Dialer>>) -> Dial {
+        self.connector = dialer.map(Connector);
+        self
     }
 
     /// Opens a stream and waits for the controller to introduce itself.
@@ -92,7 +101,11 @@ impl Dial {
     }
 
     async fn dial(&self) -> Result<Link, LinkError> {
-        let channel: Channel = self.endpoint.connect().await.map_err(LinkError::Connect)?;
+        let connected = match &self.connector {
+            None => self.endpoint.connect().await,
+            Some(connector) => self.endpoint.connect_with_connector(connector.clone()).await,
+        };
+        let channel: Channel = connected.map_err(LinkError::Connect)?;
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
         let (requests, stream) = mpsc::channel(REQUESTS);

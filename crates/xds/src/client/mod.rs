@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::node::NodeInfo;
 use crate::sink::Sink;
 use crate::tls::ClientTls;
+use crate::transport::Dialer;
 use link::Dial;
 use order::Order;
 use run::Runner;
@@ -45,6 +46,8 @@ pub struct ClientOptions {
     pub join_token: Option<Secret>,
     /// Needed for `https` URLs.
     pub tls: Option<ClientTls>,
+    /// Makes the connections, in the clear; TCP unless given.
+    pub dialer: Option<Arc<dyn Dialer>>,
     /// The delays between rounds through the list: the longest first one, and the longest.
     /// Within a round the next controller is tried at once.
     pub backoff: (Duration, Duration),
@@ -95,6 +98,7 @@ impl ClientOptions {
             node,
             join_token: None,
             tls: None,
+            dialer: None,
             backoff: (Duration::from_millis(100), Duration::from_secs(2)),
             silence_timeout: Duration::from_secs(25),
             healthy_after: Duration::from_secs(10),
@@ -128,7 +132,10 @@ pub async fn run(
     if options.controllers.is_empty() {
         return Err(ClientError::NoControllers);
     }
-    let dial = |controller| Dial::try_new(controller, options.tls.as_ref(), options.join_token.as_ref());
+    let dial = |controller| {
+        let dial = Dial::try_new(controller, options.tls.as_ref(), options.join_token.as_ref())?;
+        Ok::<_, ClientError>(dial.through(options.dialer.clone()))
+    };
     let dials = options.controllers.iter().map(dial).collect::<Result<Vec<_>, _>>()?;
     let (initial, max) = options.backoff;
     let backoff = Backoff::try_new(initial, max)?;

@@ -65,6 +65,7 @@ impl Runner {
             };
             // A link that is dropped half-open holds nothing.
             let opened = tokio::select! {
+                biased;
                 opened = opening => opened,
                 () = stop.cancelled() => return,
             };
@@ -119,6 +120,10 @@ impl Runner {
         loop {
             // `message` is cancel-safe, the probe is polled in place, the others are timers.
             tokio::select! {
+                // In this order, so that a simulation replays: each arm waits for something rare,
+                // and the first one wants to end.
+                biased;
+                () = stop.cancelled() => return End::Stopped,
                 message = link.responses.message() => {
                     let response = match message {
                         Ok(Some(response)) => response,
@@ -156,7 +161,6 @@ impl Runner {
                     }
                     probe = self.probe(index);
                 }
-                () = stop.cancelled() => return End::Stopped,
             }
         }
     }

@@ -12,6 +12,7 @@ mod stream;
 pub mod update;
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,10 +23,11 @@ use ferrogate_model::GatewayId;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 
 pub use observer::{Sent, StreamObserver};
 pub use session::SessionLimits;
@@ -34,6 +36,7 @@ pub use update::ChunkLimits;
 use crate::catalog::Catalog;
 use crate::protocol::AggregatedDiscoveryServiceServer;
 use crate::tls::ServerTls;
+use crate::transport::{Accepted, Connection};
 use admission::Admission;
 use roster::Roster;
 use service::Service;
@@ -137,6 +140,33 @@ pub async fn serve(
     if !authenticated && !address.ip().is_loopback() {
         return Err(ServeError::Unprotected(address));
     }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    serve_incoming(incoming, catalogs, options, observer, shutdown).await
+}
+
+/// As [`serve`], for connections that somebody else accepted, in the clear. Whoever accepts
+/// them answers for who can reach it.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_on<C: Connection>(
+    incoming: impl Stream<Item = io::Result<C>> + Send,
+    catalogs: watch::Receiver<Option<Arc<dyn Catalog>>>,
+    options: ServerOptions,
+    observer: Arc<dyn StreamObserver>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let incoming = incoming.map(|accepted| accepted.map(Accepted));
+    serve_incoming(incoming, catalogs, options, observer, shutdown).await
+}
+
+async fn serve_incoming<C: Connection + Connected>(
+    incoming: impl Stream<Item = io::Result<C>> + Send,
+    catalogs: watch::Receiver<Option<Arc<dyn Catalog>>>,
+    options: ServerOptions,
+    observer: Arc<dyn StreamObserver>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -149,7 +179,6 @@ pub async fn serve(
     // When this future is dropped instead of shut down, the streams' tasks end as well.
     let _ends_streams = drain.clone().drop_guard();
     let service = service(catalogs, options, observer, &tasks, &drain)?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = server
         .add_service(AggregatedDiscoveryServiceServer::new(service))
         .serve_with_incoming_shutdown(incoming, async {
@@ -158,6 +187,7 @@ pub async fn serve(
         });
     // Dropping the server after the deadline cuts off connections that did not end.
     let served = tokio::select! {
+        biased;
         served = serving => served,
         () = overdue(&drain) => Ok(()),
     };

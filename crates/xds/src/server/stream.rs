@@ -71,14 +71,16 @@ impl Stream {
             let superseded = entry.as_ref().map(|entry| entry.superseded().clone());
             // Every arm only waits: `reserve`, `message`, `changed` and the timers lose
             // nothing when they are dropped, and all state changes follow the await.
+            // Their order is fixed, so that a simulation replays: what ends the stream comes
+            // first, then what was received, which a peer that floods spends on itself.
             tokio::select! {
-                permit = responses.reserve(), if wants => {
-                    let Ok(permit) = permit else { return End::Gone };
-                    let Some((response, sent)) = self.session.next(start.elapsed()) else { continue };
-                    permit.send(Ok(response));
-                    if let (Some(sent), Some(entry)) = (sent, &entry) {
-                        entry.report(|observer, id| observer.sent(id, sent));
-                    }
+                biased;
+                () = responses.closed() => return End::Gone,
+                () = cancelled(superseded) => {
+                    return End::Farewell(Status::aborted("a newer stream of this runtime took over"));
+                }
+                () = self.drain.cancelled(), if parting.is_none() => {
+                    parting = Some(Status::unavailable("draining: this controller is going away"));
                 }
                 request = self.requests.message() => {
                     let Ok(Some(request)) = request else { return End::Gone };
@@ -91,21 +93,22 @@ impl Stream {
                     catalogs_open = changed.is_ok();
                     self.take_catalog(start);
                 }
+                permit = responses.reserve(), if wants => {
+                    let Ok(permit) = permit else { return End::Gone };
+                    let Some((response, sent)) = self.session.next(start.elapsed()) else { continue };
+                    permit.send(Ok(response));
+                    if let (Some(sent), Some(entry)) = (sent, &entry) {
+                        entry.report(|observer, id| observer.sent(id, sent));
+                    }
+                }
                 () = sleep_until(start + self.session.deadline()), if !(wants && self.session.is_idle()) => {
                     if let Err(ending) = self.session.tick(start.elapsed()) {
                         return End::Farewell(status_of(&ending));
                     }
                 }
-                () = self.drain.cancelled(), if parting.is_none() => {
-                    parting = Some(Status::unavailable("draining: this controller is going away"));
-                }
                 () = sleep_until(age), if parting.is_none() => {
                     parting = Some(Status::unavailable("this connection has reached its age, connect again"));
                 }
-                () = cancelled(superseded) => {
-                    return End::Farewell(Status::aborted("a newer stream of this runtime took over"));
-                }
-                () = responses.closed() => return End::Gone,
             }
         }
     }
