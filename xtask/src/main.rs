@@ -51,6 +51,18 @@ enum Task {
     },
     /// Beat a whole gateway with every fault of a seeded schedule and judge every promise
     Chaos(chaos::Flags),
+    /// Run whole gateways in simulation, one for each seed
+    Simulate {
+        /// How many seeds
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// Print what happened in every seed instead of adding them up
+        #[arg(long)]
+        history: bool,
+    },
     /// Measure the figures of docs/reliability.md on the release build and print them as a table
     Measure {
         /// A tenth of everything, for a quick look
@@ -69,7 +81,13 @@ fn main() -> ExitCode {
             test::demo(&root, &arguments)
         }
         Task::Bench { arguments } => bench::run(&root, &arguments),
-        Task::Model { depth } => proof::run(&root, "model", &["--depth".to_owned(), depth.to_string()]),
+        Task::Model { depth } => proof::model(&root, depth),
+        Task::Simulate { seeds, from, history } => {
+            let (seeds, from) = (seeds.to_string(), from.to_string());
+            let mut arguments = vec!["--seeds", &seeds, "--from", &from];
+            arguments.extend(history.then_some("--history"));
+            proof::simulate(&root, &arguments)
+        }
         Task::Chaos(flags) => chaos::run(&root, &flags),
         Task::Measure { quick } => measure::run(&root, quick),
     });

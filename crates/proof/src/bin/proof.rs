@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Runs the proofs by hand, deeper or longer than the tests do; `cargo xtask model` starts
-//! it. What it prints is what `docs/reliability.md` quotes. It fails when a promise breaks.
+//! Runs the proofs by hand, deeper or longer than the tests do; `cargo xtask model` and
+//! `cargo xtask simulate` start it. What it prints is what `docs/reliability.md` quotes. It fails when a promise breaks.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use ferrogate_proof::model::Plant;
 use ferrogate_proof::model::report::{check, planted, scenarios, table};
 
 #[derive(Parser)]
-#[command(name = "proof", about = "The protocol's model")]
+#[command(name = "proof", about = "The protocol's model and the simulation")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -23,13 +23,52 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         depth: usize,
     },
+    /// Run whole gateways in simulation
+    #[cfg(feature = "simulation")]
+    Simulate {
+        /// How many seeds
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// Print the history of every seed, not only of those that break a promise
+        #[arg(long)]
+        history: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let held = match Cli::parse().task {
         Task::Model { depth } => model(depth),
+        #[cfg(feature = "simulation")]
+        Task::Simulate { seeds, from, history } => simulate(seeds, from, history),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(feature = "simulation")]
+fn simulate(seeds: u64, from: u64, history: bool) -> bool {
+    use ferrogate_proof::sim::{report, run};
+    if history {
+        for outcome in (from..from.saturating_add(seeds)).filter_map(|seed| run(seed).ok()) {
+            println!("seed {}, trace {:016x}\n{}", outcome.seed, outcome.trace, outcome.history);
+        }
+        return true;
+    }
+    match report::run_all(from, seeds) {
+        Ok(totals) => {
+            for outcome in &totals.failed {
+                println!("seed {}\n{}\n", outcome.seed, outcome.history);
+            }
+            println!("{totals}");
+            totals.failed.is_empty() && totals.diverged.is_empty()
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            false
+        }
+    }
 }
 
 fn model(deeper: usize) -> bool {
