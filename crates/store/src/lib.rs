@@ -29,7 +29,7 @@ pub use error::{CommitError, StoreError};
 pub use feed::{Feed, FeedEvent};
 pub use lease::{Cluster, ControllerLease, RuntimeLease};
 pub use open::{OpenError, Options, open};
-pub use plan::id_claim;
+pub use plan::{ID_CLAIM, id_claim};
 pub use read::resync_needed;
 pub use types::{
     Batch, Change, Changes, Commit, Committed, Expect, Guard, Head, Hints, State, StoredArtifact, Write,

@@ -157,10 +157,13 @@ impl Plan {
     }
 }
 
-/// The claim on an id: no two artifacts of a gateway share one.
+/// What the claim on an id begins with: no two artifacts of a gateway share one.
+pub const ID_CLAIM: &str = "id ";
+
+/// The claim on an id.
 #[must_use]
 pub fn id_claim(uuid: Uuid) -> String {
-    format!("id {uuid}")
+    format!("{ID_CLAIM}{uuid}")
 }
 
 fn check_guard(commit: &Commit, stored: Option<&Current>) -> Result<(), CommitError> {

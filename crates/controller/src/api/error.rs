@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use ferrogate_model::{Revision, Violation, Violations};
+use ferrogate_model::{ResourceName, Revision, Violation, Violations};
 use ferrogate_store::StoreError;
 use http::header::{ETAG, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -33,6 +33,11 @@ pub enum ApiError {
     NotFound(String),
     /// Another artifact is in the way.
     Conflict(String),
+    /// Another artifact has the id that the document pins.
+    IdTaken {
+        /// Which.
+        holder: ResourceName,
+    },
     /// `If-Match` did not hold.
     PreconditionFailed {
         /// What happened.
@@ -104,6 +109,7 @@ impl ApiError {
             | ApiError::Invalid(_)
             | ApiError::NotFound(_)
             | ApiError::Conflict(_)
+            | ApiError::IdTaken { .. }
             | ApiError::PreconditionFailed { .. }
             | ApiError::TooLarge { .. }
             | ApiError::Late
@@ -118,7 +124,7 @@ impl ApiError {
         match self {
             ApiError::BadRequest(_) | ApiError::Invalid(_) => StatusCode::BAD_REQUEST,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
-            ApiError::Conflict(_) => StatusCode::CONFLICT,
+            ApiError::Conflict(_) | ApiError::IdTaken { .. } => StatusCode::CONFLICT,
             ApiError::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
             ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Late => StatusCode::REQUEST_TIMEOUT,
@@ -141,6 +147,9 @@ impl ApiError {
                 "Configuration validation failed".to_owned()
             }
             ApiError::TooLarge { limit } => format!("Request body too large: the limit is {limit} bytes"),
+            ApiError::IdTaken { holder } => {
+                format!("configuration already exists: {holder} has the same artifact id")
+            }
             ApiError::Late => "Failed to read request body: it did not arrive in time".to_owned(),
             ApiError::Unknown(id) => {
                 batch = Some(id.to_string());

@@ -23,8 +23,11 @@ use crate::snapshot::{Entry, Snapshot};
 pub async fn check(app: &Arc<App>, admitted: &[Admitted], create: bool) -> Result<(), ApiError> {
     let snapshot = Reading::of(app)?.snapshot;
     for one in admitted {
-        let found = snapshot.get(&one.name).is_some();
-        if create && found {
+        let entry = snapshot.get(&one.name);
+        let found = entry.is_some();
+        // A document that pins the artifact's own id may replace it.
+        let same = entry.is_some_and(|entry| one.uuid == Some(entry.stored.uuid));
+        if create && found && !same {
             return Err(already_exists(&one.name));
         }
         if !create && !found {

@@ -92,9 +92,49 @@ async fn create(
         return preview(&admitted);
     }
     let subject = Subject::of(&admitted, Guard::Absent);
-    let written =
-        app.write(Operation::Create, &caller, &options, vec![(subject, Some(admitted.clone()))]).await?;
+    let writes = vec![(subject, Some(admitted.clone()))];
+    let written = match app.write(Operation::Create, &caller, &options, writes).await {
+        Ok(written) => written,
+        Err(error) => {
+            let writes = same_artifact(&app, &admitted, error).await?;
+            app.write(Operation::Update, &caller, &options, writes).await.map_err(|error| match error {
+                ApiError::PreconditionFailed { message, .. } | ApiError::NotFound(message) => {
+                    ApiError::Conflict(message)
+                }
+                other => other,
+            })?
+        }
+    };
     stored(&admitted, written, StatusCode::CREATED)
+}
+
+/// A document that pins the id of an artifact that exists is that artifact, whatever its name
+/// is now: creating it replaces it (contract 2.2). The revision decides against other writers,
+/// where the contract compares the times of clocks.
+async fn same_artifact(
+    app: &App,
+    admitted: &Admitted,
+    refused: ApiError,
+) -> Result<Vec<(Subject, Option<Admitted>)>, ApiError> {
+    let Some(id) = admitted.uuid else { return Err(refused) };
+    app.deployer.catch_up().await?;
+    let Some(snapshot) = app.replica.current() else { return Err(refused) };
+    let revision = |name: &ResourceName| snapshot.get(name).map(|entry| entry.stored.revision);
+    match refused {
+        ApiError::IdTaken { holder } if holder.kind == admitted.name.kind => {
+            let Some(found) = revision(&holder) else { return Err(ApiError::IdTaken { holder }) };
+            let renamed = Subject::of(admitted, Guard::Absent);
+            let left = Subject::bare(holder, Guard::AtRevision(found));
+            Ok(vec![(renamed, Some(admitted.clone())), (left, None)])
+        }
+        ApiError::Conflict(message) => {
+            let same = snapshot.get(&admitted.name).filter(|entry| entry.stored.uuid == id);
+            let Some(entry) = same else { return Err(ApiError::Conflict(message)) };
+            let subject = Subject::of(admitted, Guard::AtRevision(entry.stored.revision));
+            Ok(vec![(subject, Some(admitted.clone()))])
+        }
+        other => Err(other),
+    }
 }
 
 /// Lists REST APIs.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferrogate_model::document::{Format, ParseError};
 use ferrogate_model::kinds::Artifact;
 use ferrogate_model::{Handle, Kind, ResourceName, Revision, document};
-use ferrogate_store::{Guard, StoredArtifact};
+use ferrogate_store::{Guard, ID_CLAIM, StoredArtifact};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
@@ -274,9 +274,7 @@ fn refusal(error: DeployError, subjects: &[Subject], operation: Operation) -> Ap
                 Some(Subject { title: (title, version), .. }) => ApiError::Conflict(format!(
                     "configuration already exists: configuration with name '{title}' and version '{version}' already exists"
                 )),
-                None if claim.starts_with("id ") => ApiError::Conflict(format!(
-                    "configuration already exists: the artifact {claim} is {holder}"
-                )),
+                None if claim.starts_with(ID_CLAIM) => ApiError::IdTaken { holder },
                 None => ApiError::Conflict(format!(
                     "route conflict: {claim} is already served by RestApi '{}'",
                     holder.handle

@@ -9,6 +9,7 @@ mod conditions;
 mod fault;
 mod harness;
 mod history;
+mod identity;
 mod lifecycle;
 mod live;
 mod outage;
