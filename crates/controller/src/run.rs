@@ -25,10 +25,8 @@ use tokio::net::TcpListener;
 
 use crate::admin::{self, Admin};
 use crate::api::{self, App, Settings};
-use crate::auth::admin_password::{self, AdminPasswordError};
-use crate::auth::basic::Basic;
-use crate::auth::jwt::JwtVerifier;
-use crate::auth::{Auth, admin_password::Admin as Administrator};
+use crate::auth::admin_password::{Admin as Administrator, AdminPasswordError};
+use crate::auth::sources::{self, Authenticators};
 use crate::config::{Config, Environment, StreamTls};
 use crate::deploy::{Admission, Deployer};
 use crate::listener::{self, Limited, Peer};
@@ -61,8 +59,10 @@ pub struct Controller;
 pub struct RunningController {
     /// Where it listens.
     pub addresses: Addresses,
-    /// The administrator, when no user was configured.
+    /// The administrator, when no user was configured and the database is this controller's own.
     pub administrator: Option<Administrator>,
+    /// The file with the administrator's password, when it was made here.
+    pub password_file: Option<PathBuf>,
     /// Whether it is ready, and what for if not.
     pub readiness: Readiness,
     /// What it has replicated.
@@ -166,7 +166,8 @@ impl Controller {
         let store = parts.store.map_or_else(|| open_store(&config), Ok)?;
         let gateway = GatewayId::from(config.gateway_id.as_str());
         let store: Arc<dyn Store> = Arc::new(SealedStore::new(store, ring, gateway));
-        let (auth, administrator, jwt) = authenticators(&config)?;
+        let Authenticators { auth, administrator, jwt, shared } = sources::authenticators(&config)?;
+        let auth = Arc::new(auth);
         let (front, back) = (Tasks::new(), Tasks::new());
         let (metrics, replica, readiness) = (Metrics::new(), Replica::new(), Readiness::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -185,6 +186,11 @@ impl Controller {
         if let Some(jwt) = jwt {
             back.spawn("key set refresh", jwt.refresh(back.token()));
         }
+        let mut password_file = administrator.as_ref().and_then(|admin| admin.file.clone());
+        if shared {
+            let (store, auth) = (Arc::clone(&store), Arc::clone(&auth));
+            password_file = sources::administrator(store, &config.data_dir, auth, &back).await;
+        }
         let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), clock);
         let app = Arc::new(App {
             admission: admission(&config, parts.registry, parts.services),
@@ -192,7 +198,7 @@ impl Controller {
             store,
             replica: Arc::clone(&replica),
             status,
-            auth: Arc::new(auth),
+            auth: Arc::clone(&auth),
             metrics: Arc::clone(&metrics),
             settings: settings(&config, seals),
             openapi: api::description(),
@@ -213,7 +219,7 @@ impl Controller {
                 report_stream(served);
             });
         }
-        Ok(RunningController { addresses, administrator, readiness, replica, metrics, front, back })
+        Ok(RunningController { addresses, administrator, password_file, readiness, replica, metrics, front, back })
     }
 }
 
@@ -340,32 +346,6 @@ fn report_stream(served: Result<(), ServeError>) {
     if let Err(error) = served {
         tracing::error!(error = &error as &dyn std::error::Error, "the config stream stopped");
     }
-}
-
-type Authenticators = (Auth, Option<Administrator>, Option<Arc<JwtVerifier>>);
-
-fn authenticators(config: &Config) -> Result<Authenticators, StartError> {
-    let jwt = match &config.jwt {
-        Some(settings) => Some(Arc::new(JwtVerifier::new(settings.clone()).map_err(StartError::Idp)?)),
-        None => None,
-    };
-    let (basic, administrator) = match &config.basic {
-        None => (None, None),
-        Some(users) if !users.is_empty() => (Some(Basic::new(users.clone())), None),
-        // With an identity provider nobody needs a generated administrator, unless asked for.
-        Some(_) if jwt.is_some() && config.admin_password.is_none() => (None, None),
-        Some(_) => {
-            let admin = admin_password::establish(config.admin_password.as_ref(), &config.data_dir)?;
-            (Some(Basic::new(vec![admin.user.clone()])), Some(admin))
-        }
-    };
-    let auth = Auth::new(basic, jwt.clone());
-    if auth.is_open() {
-        tracing::warn!(
-            "no authenticator is enabled: anybody who reaches the management API may change everything"
-        );
-    }
-    Ok((auth, administrator, jwt))
 }
 
 fn stream_options(config: &Config) -> Result<ServerOptions, StartError> {

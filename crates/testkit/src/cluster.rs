@@ -26,6 +26,9 @@ pub struct Shape<'a> {
     pub runtimes: &'a [&'a str],
 }
 
+/// The file of the key that all controllers of a gateway seal with, below its root.
+const SEALING_KEY: &str = "sealing.key";
+
 /// A running gateway.
 pub struct Cluster {
     /// The database server, to be stopped and started.
@@ -52,6 +55,7 @@ impl Cluster {
         let backend = Backend::start().await?;
         let token = root.path().join("join-token");
         std::fs::write(&token, "a-token-for-this-cluster-only")?;
+        write_sealing_key(root.path())?;
         let mut controllers = Vec::new();
         let roles = Roles { binary: shape.binary, root: root.path(), token: &token };
         for (index, zone) in shape.controllers.iter().enumerate() {
@@ -111,6 +115,11 @@ async fn restart(process: &mut Process) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes the key that the gateway's controllers seal with.
+pub(crate) fn write_sealing_key(root: &Path) -> std::io::Result<()> {
+    std::fs::write(root.join(SEALING_KEY), [7; 32])
+}
+
 /// How replicas of one gateway are started: what all of them share.
 pub(crate) struct Roles<'a> {
     pub binary: &'a Path,
@@ -125,6 +134,8 @@ impl Roles<'_> {
         let name = format!("controller-{}", index + 1);
         let mut args =
             strings(&["controller", "--replica-id", &name, "--zone", zone, "--database-url", database]);
+        let key = self.root.join(SEALING_KEY).display().to_string();
+        args.extend(strings(&["--encryption-key-file", &key]));
         self.complete(&mut args, &["management", "admin", "metrics", "stream"]);
         self.spec(name, args)
     }

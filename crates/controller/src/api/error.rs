@@ -198,11 +198,16 @@ impl IntoResponse for Denied {
             Denied::Overloaded => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many credential checks are waiting")
             }
+            Denied::NotYet => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_ready",
+                "the administrator is not known yet: the database has not been read",
+            ),
         };
         let mut response = json(status, &AuthErrorBody { code, message });
         let retry_after = match self {
             Denied::TooMany { retry_after } => Some(retry_after),
-            Denied::Overloaded => Some(Duration::from_secs(RETRY_SECONDS)),
+            Denied::Overloaded | Denied::NotYet => Some(Duration::from_secs(RETRY_SECONDS)),
             Denied::Missing | Denied::Failed | Denied::Forbidden => None,
         };
         if let Some(after) = retry_after {

@@ -94,7 +94,7 @@ pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, nex
                 Denied::Missing => Refusal::Missing,
                 Denied::Failed => Refusal::Failed,
                 Denied::TooMany { .. } => Refusal::TooMany,
-                Denied::Overloaded => Refusal::Overloaded,
+                Denied::Overloaded | Denied::NotYet => Refusal::Overloaded,
                 Denied::Forbidden => Refusal::Forbidden,
             });
             denied.into_response()

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The administrator of a gateway whose configuration names no user. There is no
 //! default password: one is generated at the first start and kept, readable by its
-//! owner only, where the client verbs of the same user find it.
+//! owner only, where the client verbs of the same user find it. Controllers that share
+//! a database share the administrator: its hash is there, and the password itself only
+//! in the directory of the controller that made it.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -14,8 +16,9 @@ use argon2::password_hash::phc::PasswordHash;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ferrogate_base::secret::Secret;
+use ferrogate_store::{Store, StoreError};
 
-use super::basic::{Password, User};
+use super::basic::{Password, User, verify};
 use super::roles::ADMIN;
 
 /// The user name of the generated administrator.
@@ -54,6 +57,67 @@ pub struct Admin {
     pub generated: bool,
 }
 
+/// The note with the hash of the shared administrator's password.
+const NOTE: &str = "administrator";
+
+/// Why the shared administrator is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum SharedError {
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] AdminPasswordError),
+    /// The database cannot be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The administrator of every controller that shares this database.
+pub struct SharedAdmin {
+    /// The user, its password hashed.
+    pub user: User,
+    /// The file with the password, when it was made here.
+    pub file: Option<PathBuf>,
+}
+
+/// The administrator whose hash the database has, else the one of the data directory, whose
+/// hash it then gets. Of controllers that start together over a new database one wins, and
+/// the others forget what they made.
+///
+/// # Errors
+/// When the file or the database cannot be used.
+pub async fn share(store: &dyn Store, data_dir: &Path) -> Result<SharedAdmin, SharedError> {
+    let path = data_dir.join(FILE_NAME);
+    if let Some(hash) = store.note(NOTE).await? {
+        // An unreadable file is as good as none: the database decides.
+        let known = read(&path).is_ok_and(|text| !text.is_empty() && verify(&hash, &text));
+        if !known && path.exists() {
+            tracing::warn!(
+                file = %path.display(),
+                "this file's password is not the gateway's: another controller made that one, and has it in \
+                 its own data directory"
+            );
+        }
+        return Ok(SharedAdmin { user: hashed(hash), file: known.then_some(path) });
+    }
+    let own = establish(None, data_dir)?;
+    let Password::Hashed(hash) = &own.user.password else { return Err(AdminPasswordError::Hash.into()) };
+    let stands = store.put_note(NOTE, None, hash.expose()).await?;
+    if hash.matches(&stands) {
+        return Ok(SharedAdmin { user: own.user, file: own.file });
+    }
+    if own.generated
+        && let Err(error) = std::fs::remove_file(&path)
+    {
+        tracing::warn!(%error, file = %path.display(), "a password that is not the gateway's was left behind");
+    }
+    Ok(SharedAdmin { user: hashed(stands), file: None })
+}
+
+fn hashed(hash: String) -> User {
+    let password = Password::Hashed(Secret::new(hash));
+    User { name: ADMIN_NAME.to_owned(), password, roles: vec![ADMIN.to_owned()] }
+}
+
 /// The administrator with the configured password, else with the one in the data directory,
 /// else with a new one.
 ///
@@ -86,11 +150,7 @@ fn admin(password: &Secret) -> Result<User, AdminPasswordError> {
     let hash: PasswordHash = Argon2::default()
         .hash_password(password.expose().as_bytes())
         .map_err(|_| AdminPasswordError::Hash)?;
-    Ok(User {
-        name: ADMIN_NAME.to_owned(),
-        password: Password::Hashed(Secret::new(hash.to_string())),
-        roles: vec![ADMIN.to_owned()],
-    })
+    Ok(hashed(hash.to_string()))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -126,7 +186,10 @@ mod tests {
 
     use ferrogate_base::secret::Secret;
 
-    use super::{FILE_NAME, establish};
+    use ferrogate_model::GatewayId;
+    use ferrogate_store::{Options, open};
+
+    use super::{FILE_NAME, Password, establish, share, verify};
 
     #[test]
     fn generated_once_kept_private_and_reused() {
@@ -140,6 +203,27 @@ mod tests {
         assert!(!second.generated);
         assert_eq!(first.password.expose(), second.password.expose());
         assert_eq!(std::fs::read_dir(&data_dir).expect("readable").count(), 1, "no draft is left behind");
+    }
+
+    #[tokio::test]
+    async fn the_first_controller_makes_the_password_of_all() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let url = format!("sqlite://{}", dir.path().join("shared.db").display());
+        let store = open(&url, &GatewayId::from("g"), &Options::default()).expect("a URL");
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        // Both at once: one of them wins, and the other forgets what it made.
+        let (here, there) = futures::join!(share(store.as_ref(), &one), share(store.as_ref(), &two));
+        let files = [here, there].map(|shared| shared.ok().expect("asked").file);
+        let made: Vec<_> = files.iter().flatten().collect();
+        let [file] = made.as_slice() else { unreachable!("{files:?}") };
+        assert_eq!([one.join(FILE_NAME), two.join(FILE_NAME)].iter().filter(|path| path.exists()).count(), 1);
+        let password = std::fs::read_to_string(file).expect("kept");
+        for directory in [&one, &two] {
+            let again = share(store.as_ref(), directory).await.ok().expect("asked");
+            let Password::Hashed(hash) = &again.user.password else { unreachable!("hashed") };
+            assert!(verify(hash.expose(), password.trim()), "one password for all");
+            assert_eq!(again.file.as_ref(), Some(*file).filter(|file| file.starts_with(directory)));
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn equal(expected: &str, given: &str) -> bool {
 }
 
 /// Any other hash format fails (contract 1.3).
-fn verify(hash: &str, password: &str) -> bool {
+pub(super) fn verify(hash: &str, password: &str) -> bool {
     if hash.starts_with("$argon2id$") {
         let Ok(parsed) = PasswordHash::new(hash) else { return false };
         return Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok();

@@ -7,10 +7,11 @@ pub mod admin_password;
 pub mod basic;
 pub mod jwt;
 pub mod roles;
+pub mod sources;
 pub mod throttle;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -45,13 +46,17 @@ pub enum Denied {
     },
     /// Too many checks are waiting.
     Overloaded,
+    /// The users are not known yet.
+    NotYet,
     /// The principal lacks the role.
     Forbidden,
 }
 
 /// The authenticators of a gateway.
 pub struct Auth {
-    basic: Option<Basic>,
+    /// Empty until the users are known, which a shared administrator is only when the
+    /// database has been asked.
+    basic: Option<OnceLock<Basic>>,
     jwt: Option<Arc<JwtVerifier>>,
     throttle: Throttle,
 }
@@ -60,7 +65,21 @@ impl Auth {
     /// With neither, every call is let in.
     #[must_use]
     pub fn new(basic: Option<Basic>, jwt: Option<Arc<JwtVerifier>>) -> Auth {
-        Auth { basic, jwt, throttle: Throttle::default() }
+        Auth { basic: basic.map(OnceLock::from), jwt, throttle: Throttle::default() }
+    }
+
+    /// With users that [`Auth::learn`] tells later; until then nobody is let in.
+    #[must_use]
+    pub fn waiting(jwt: Option<Arc<JwtVerifier>>) -> Auth {
+        Auth { basic: Some(OnceLock::new()), jwt, throttle: Throttle::default() }
+    }
+
+    /// Sets the users of an authenticator that waits for them; others keep theirs.
+    pub fn learn(&self, users: Basic) {
+        if let Some(basic) = &self.basic {
+            // Set before: the first users stay.
+            basic.set(users).ok();
+        }
     }
 
     /// Whether anybody may do anything.
@@ -79,6 +98,7 @@ impl Auth {
         }
         let header = header.unwrap_or_default();
         if let (Some(basic), Some(encoded)) = (&self.basic, header.strip_prefix("Basic ")) {
+            let basic = basic.get().ok_or(Denied::NotYet)?;
             if let Some(principal) = basic.recall(encoded) {
                 return Ok(principal);
             }
@@ -125,7 +145,13 @@ impl Auth {
         match &outcome {
             Ok(_) => self.throttle.succeeded(source),
             Err(Denied::Failed) => self.throttle.failed(source, Instant::now()),
-            Err(Denied::Missing | Denied::TooMany { .. } | Denied::Overloaded | Denied::Forbidden) => {}
+            Err(
+                Denied::Missing
+                | Denied::TooMany { .. }
+                | Denied::Overloaded
+                | Denied::NotYet
+                | Denied::Forbidden,
+            ) => {}
         }
         outcome
     }

@@ -2,13 +2,16 @@
 //! Who may do what (contract 1.3): the rows of its tables, JWT against a real key set,
 //! and that guessing gets slow.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ferrogate_store::Store;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use crate::fault::{Faulty, Mode};
 use crate::harness::{Answer, BASE, Gateway, Setup, eventually, send};
 
 fn users() -> String {
@@ -175,4 +178,37 @@ async fn tokens_are_checked_in_every_part() {
     // With a provider and no user, Basic has nobody to let in.
     let basic = send(list(&gateway).basic_auth("admin", Some("correct horse"))).await;
     assert_eq!(basic.status, 200, "a configured administrator's password still counts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn controllers_of_one_database_have_one_administrator() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Faulty::over(dir.path());
+    let start = || {
+        // The URL says that the database may be shared; the store is handed in.
+        let toml = "controller.database_url = \"postgres://unused/gateway\"".to_owned();
+        let store: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
+        Gateway::with(Setup { toml, store: Some(store), no_password: true, not_ready: true })
+    };
+    let first = start().await;
+    let file = first.controller.password_file.clone().expect("made here");
+    let password = std::fs::read_to_string(file).expect("kept").trim().to_owned();
+    let list = |gateway: &Gateway, password: &str| {
+        let url = gateway.url("/api/management/v1/rest-apis");
+        send(gateway.http.get(url).basic_auth("admin", Some(password)))
+    };
+    eventually("ready", || async { first.controller.readiness.is_ready() }).await;
+    assert_eq!(list(&first, &password).await.status, 200);
+    store.set(Mode::Down);
+    let second = start().await;
+    assert_eq!(second.controller.password_file, None);
+    let early = list(&second, &password).await;
+    assert_eq!((early.status.as_u16(), &early.json()["code"]), (503, &json!("not_ready")));
+    store.set(Mode::Sound);
+    eventually("the second lets the first one's administrator in", || async {
+        list(&second, &password).await.status == 200
+    })
+    .await;
+    assert_eq!(list(&second, "another").await.status, 401);
+    assert!(!second.dir.path().join("admin-password").exists(), "nothing is generated twice");
 }

@@ -41,6 +41,8 @@ pub struct Setup {
     pub toml: String,
     pub store: Option<Arc<dyn Store>>,
     pub not_ready: bool,
+    /// Leave the administrator's password to the controller.
+    pub no_password: bool,
 }
 
 impl Gateway {
@@ -53,7 +55,11 @@ impl Gateway {
         // Several tests share the process; the first one installs the provider.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = config(dir.path(), &setup.toml);
+        let config = if setup.no_password {
+            config_with(dir.path(), &setup.toml, BTreeMap::new())
+        } else {
+            config(dir.path(), &setup.toml)
+        };
         let not_ready = setup.not_ready;
         let controller = Controller::start(config, parts(setup.store)).await.expect("a free machine");
         let gateway = Gateway { controller, http: reqwest::Client::new(), dir };
@@ -128,6 +134,10 @@ impl Answer {
 
 pub fn config(dir: &Path, toml: &str) -> Config {
     let env = BTreeMap::from([("FERROGATE_CONTROLLER_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())]);
+    config_with(dir, toml, env)
+}
+
+fn config_with(dir: &Path, toml: &str, env: BTreeMap<String, String>) -> Config {
     let mut sources = Sources::new(env);
     for listener in ["management", "admin", "metrics", "stream"] {
         sources.preset(&format!("controller.listen.{listener}"), "127.0.0.1:0");

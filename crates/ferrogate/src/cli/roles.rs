@@ -57,6 +57,9 @@ pub struct ControllerFlags {
     /// Config stream for the runtimes
     #[arg(long, value_name = "ADDRESS")]
     pub listen_stream: Option<String>,
+    /// File of 32 bytes: the key that seals what is stored, the same on every controller
+    #[arg(long, value_name = "FILE")]
+    pub encryption_key_file: Option<PathBuf>,
     /// File with the token that runtimes must present
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,

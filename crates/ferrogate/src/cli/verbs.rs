@@ -83,7 +83,7 @@ pub enum Verb {
     Apply(ApplyFlags),
     /// Show one artifact
     Get {
-        /// Its name (`metadata.name`)
+        /// Its name (`metadata.name`) for a REST API, secrets/NAME for a secret
         name: String,
         /// As of this revision
         #[arg(long, value_name = "N")]
@@ -94,6 +94,9 @@ pub enum Verb {
     },
     /// List artifacts
     List {
+        /// What to list; the filters are for REST APIs
+        #[arg(value_name = "KIND", value_parser = ["rest-apis", "secrets"])]
+        kind: Option<String>,
         /// Only those with this display name
         #[arg(long)]
         display_name: Option<String>,
@@ -112,7 +115,7 @@ pub enum Verb {
     },
     /// Delete artifacts
     Delete {
-        /// Their names
+        /// Their names; secrets/NAME for a secret
         #[arg(required = true)]
         names: Vec<String>,
         /// Whether to wait.
@@ -139,7 +142,7 @@ pub enum Verb {
     },
     /// List the revisions of one artifact, or of the whole gateway
     History {
-        /// The artifact's name; without it, every change of the gateway
+        /// The artifact's name, secrets/NAME for a secret; without it, every change of the gateway
         name: Option<String>,
         /// How many revisions, newest first
         #[arg(long, value_name = "N", default_value_t = 50)]
@@ -153,7 +156,7 @@ pub enum Verb {
     },
     /// Make a new revision with the content of an old one
     Rollback {
-        /// The artifact's name
+        /// The artifact's name, secrets/NAME for a secret
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         name: Option<String>,
         /// The revision whose content is wanted

@@ -53,6 +53,11 @@ impl Gateway {
         let token = root.join("join-token");
         std::fs::write(&token, uuid::Uuid::new_v4().to_string())?;
         let token = token.display().to_string();
+        // Both controllers seal with it what the database keeps.
+        let key = root.join("sealing.key");
+        let bytes = [*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat();
+        std::fs::write(&key, bytes)?;
+        let key = key.display().to_string();
         // Of its own, so that a database that is lent keeps what it has.
         let gateway = format!("demo-{}", uuid::Uuid::new_v4());
         let backend = sample_backend::start(tasks, (Ipv4Addr::LOCALHOST, 0).into()).await?;
@@ -60,7 +65,7 @@ impl Gateway {
         for (name, zone) in CONTROLLERS {
             let mut arguments =
                 words(&["controller", "--gateway-id", &gateway, "--replica-id", name, "--zone", zone]);
-            arguments.extend(words(&["--join-token-file", &token]));
+            arguments.extend(words(&["--join-token-file", &token, "--encryption-key-file", &key]));
             let environment = vec![
                 // Not a flag: other users could read it there, password included.
                 ("FERROGATE_DATABASE_URL".to_owned(), url.clone()),

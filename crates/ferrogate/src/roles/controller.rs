@@ -48,6 +48,8 @@ pub fn run(flags: &ControllerFlags) -> anyhow::Result<Exit> {
     }
     let token = flags.join_token_file.as_ref().map(|path| path.display());
     flag(&mut sources, "controller.join_token_file", "--join-token-file", token);
+    let key = flags.encryption_key_file.as_ref().map(|path| path.display());
+    flag(&mut sources, "controller.encryption.key_file", "--encryption-key-file", key);
     let role = Role { common: &flags.common, sections: &SECTIONS, logging: "controller" };
     match settings::load(&role, sources, Config::read)? {
         Loaded::Checked(exit) => Ok(exit),
@@ -96,7 +98,7 @@ async fn serve(config: Config) -> anyhow::Result<Exit> {
     let listeners = named(running.addresses);
     let mut said =
         format!("ferrogate controller {replica} (zone \"{zone}\")\n{}", listeners::lines(&listeners));
-    if let Some(file) = running.administrator.as_ref().and_then(|admin| admin.file.as_ref()) {
+    if let Some(file) = &running.password_file {
         said.push_str(&listeners::row("admin password", &file.display().to_string()));
     }
     // Nobody may be reading; that is no reason not to serve.

@@ -24,14 +24,20 @@ pub async fn run(places: &[PathBuf], connection: &Connection) -> anyhow::Result<
     for document in files::read(places)? {
         let name = document.value.pointer("/metadata/name").and_then(Value::as_str);
         let name = name.with_context(|| format!("{}: metadata.name is missing", document.origin))?;
-        let live = match client.send(Call::new(Method::GET, api(name))).await {
+        let is_secret = document.value.get("kind").and_then(Value::as_str) == Some("Secret");
+        let path = if is_secret { api(&format!("secrets/{name}")) } else { api(name) };
+        let live = match client.send(Call::new(Method::GET, path)).await {
             Ok(reply) => Some(comparable(reply.body, &document.value)),
             Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => None,
             Err(error) => return Err(error.into()),
         };
         let wanted = comparable(document.value.clone(), &document.value);
         if live.as_ref() != Some(&wanted) {
-            changes.push((name.to_owned(), live.unwrap_or(Value::Null), wanted));
+            let (mut live, mut wanted) = (live.unwrap_or(Value::Null), wanted);
+            if is_secret {
+                conceal(&mut live, &mut wanted);
+            }
+            changes.push((name.to_owned(), live, wanted));
         }
     }
     match connection.output.unwrap_or(Output::Table) {
@@ -63,6 +69,17 @@ fn comparable(mut document: Value, written: &Value) -> Value {
     document
 }
 
+/// Says whether a secret's value differs without showing either: output is kept in logs.
+fn conceal(live: &mut Value, wanted: &mut Value) {
+    let value = "/spec/value";
+    let differs = live.pointer(value) != wanted.pointer(value);
+    for (document, said) in [(live, "****** (as stored)"), (wanted, "****** (another)")] {
+        if let Some(value) = document.pointer_mut(value) {
+            *value = Value::from(if differs { said } else { "******" });
+        }
+    }
+}
+
 fn print(name: &str, live: &Value, wanted: &Value) -> anyhow::Result<()> {
     let (green, red, plain) = if show::colour() { (GREEN, RED, PLAIN) } else { ("", "", "") };
     let text = |value: &Value| if value.is_null() { Ok(String::new()) } else { show::yaml(value) };
@@ -75,4 +92,21 @@ fn print(name: &str, live: &Value, wanted: &Value) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::conceal;
+    use serde_json::json;
+
+    #[test]
+    fn a_secret_s_value_is_compared_and_not_shown() {
+        let document = |value: &str| json!({"spec": {"displayName": "d", "value": value}});
+        for (stored, differ) in [("same", false), ("old", true)] {
+            let (mut live, mut wanted) = (document(stored), document("same"));
+            conceal(&mut live, &mut wanted);
+            assert_eq!(live != wanted, differ, "{live} {wanted}");
+            assert!(!format!("{live}{wanted}").contains("same") && !live.to_string().contains("old"));
+        }
+    }
 }

@@ -32,7 +32,10 @@ async fn dispatch(verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Apply(flags) => apply::run(&flags).await,
         Verb::Get { name, revision, connection } => get(&name, revision, &connection).await,
-        Verb::List { display_name, version, context, status, connection } => {
+        Verb::List { kind: Some(kind), connection, .. } if kind == SECRETS => {
+            list(Call::new(Method::GET, format!("/{SECRETS}")), &connection).await
+        }
+        Verb::List { kind: _, display_name, version, context, status, connection } => {
             let call = Call::new(Method::GET, "/rest-apis")
                 .maybe("displayName", display_name)
                 .maybe("version", version)
@@ -55,8 +58,17 @@ async fn dispatch(verb: Verb) -> anyhow::Result<Exit> {
     }
 }
 
-/// The path of one artifact. Only what a handle may hold is left as it is.
+/// The path segment of secrets.
+const SECRETS: &str = "secrets";
+
+/// The path of one artifact: `NAME` is a REST API, `secrets/NAME` a secret. A name has no
+/// slash. Only what a handle may hold is left as it is.
 pub(super) fn api(name: &str) -> String {
+    let (kind, name) = match name.split_once('/') {
+        Some(("secrets" | "secret" | "Secret", name)) => (SECRETS, name),
+        Some(("rest-apis" | "rest-api" | "RestApi", name)) => ("rest-apis", name),
+        Some(_) | None => ("rest-apis", name),
+    };
     let escaped: String = name
         .bytes()
         .map(|byte| match byte {
@@ -66,7 +78,7 @@ pub(super) fn api(name: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect();
-    format!("/rest-apis/{escaped}")
+    format!("/{kind}/{escaped}")
 }
 
 /// The call with what was said about waiting.
@@ -117,7 +129,10 @@ async fn get(name: &str, revision: Option<u64>, connection: &Connection) -> anyh
 async fn list(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
     let reply = Client::connect(connection)?.send(call).await?;
     match connection.output.unwrap_or(Output::Table) {
-        Output::Table => apis_table(show::items(&reply.body, "apis"))?,
+        Output::Table => match reply.body.get(SECRETS) {
+            Some(_) => secrets_table(show::items(&reply.body, SECRETS))?,
+            None => apis_table(show::items(&reply.body, "apis"))?,
+        },
         format => show::document(&reply.body, format)?,
     }
     Ok(Exit::Done)
@@ -138,6 +153,12 @@ fn apis_table(apis: &[Value]) -> anyhow::Result<()> {
     });
     let header = ["NAME", "DISPLAY NAME", "VERSION", "CONTEXT", "STATE", "REVISION", "UPDATED"];
     Ok(output::line(&table(&header, rows))?)
+}
+
+fn secrets_table(secrets: &[Value]) -> anyhow::Result<()> {
+    let columns = ["/metadata/name", "/spec/displayName", "/status/createdAt", "/status/updatedAt"];
+    let rows = secrets.iter().map(|one| columns.map(|at| show::text(one.pointer(at))).to_vec());
+    Ok(output::line(&table(&["NAME", "DISPLAY NAME", "CREATED", "UPDATED"], rows))?)
 }
 
 async fn delete(names: &[String], waiting: &Waiting, connection: &Connection) -> anyhow::Result<Exit> {
@@ -201,5 +222,7 @@ mod tests {
     fn names_cannot_leave_their_path_segment() {
         assert_eq!(api("reading-list_v1.0"), "/rest-apis/reading-list_v1.0");
         assert_eq!(api("a/b?c#d é"), "/rest-apis/a%2Fb%3Fc%23d%20%C3%A9");
+        assert_eq!(api("secrets/db/../x"), "/secrets/db%2F..%2Fx");
+        assert_eq!((api("secret/db"), api("RestApi/a")), ("/secrets/db".to_owned(), "/rest-apis/a".to_owned()));
     }
 }

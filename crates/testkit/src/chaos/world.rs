@@ -18,7 +18,7 @@ use super::database::Database;
 use super::disk::SmallDisk;
 use super::schedule::{Kind, Role};
 use crate::backend::Backend;
-use crate::cluster::Roles;
+use crate::cluster::{Roles, write_sealing_key};
 use crate::link::Link;
 use crate::management::Management;
 use crate::ports;
@@ -95,6 +95,7 @@ impl World {
     pub async fn start(binary: &Path, root: &Path) -> anyhow::Result<World> {
         let token = root.join("join-token");
         std::fs::write(&token, "a-token-for-this-run-only")?;
+        write_sealing_key(root)?;
         let folder = tempfile::Builder::new().prefix("ferrogate-chaos-").tempdir()?;
         // PostgreSQL runs as another user than root.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777))?;
