@@ -27,7 +27,7 @@ pub const SECTIONS: [&str; 2] = ["controller", "immutable_gateway"];
 
 /// Keys of contract 7 that a file may hold and that have no effect here: what they tune
 /// does not exist (polling, a separate event pool), or is not built.
-const ACCEPTED: [&str; 14] = [
+const ACCEPTED: [&str; 13] = [
     "controller.admin_server.pprof",
     "controller.policies",
     "controller.llm",
@@ -41,12 +41,14 @@ const ACCEPTED: [&str; 14] = [
     "controller.storage.postgres.conn_max_idle_time",
     "controller.storage.postgres.application_name",
     "controller.storage.database.options",
-    "immutable_gateway.artifacts_dir",
 ];
 
 /// Variables of the environment that templates do not see: they configure the gateway
 /// itself, its passwords included.
 const HIDDEN_PREFIXES: [&str; 2] = ["FERROGATE_", "APIP_GW_"];
+
+/// Where an immutable gateway's artifacts are (contract 7.2).
+const ARTIFACTS_DIR: &str = "/etc/api-platform-gateway/immutable_gateway/artifacts";
 
 const MAX_KEPT: u64 = 100_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -90,8 +92,8 @@ pub struct Config {
     pub admin_password: Option<Secret>,
     /// JWT authentication.
     pub jwt: Option<JwtSettings>,
-    /// Refuse every write.
-    pub immutable: bool,
+    /// Refuse every write, and serve what the files of this directory say.
+    pub immutable: Option<PathBuf>,
     /// How long requests under way may take at shutdown.
     pub shutdown_timeout: Duration,
     /// Revisions that stay readable.
@@ -163,7 +165,7 @@ impl Config {
             join_token_file.is_some() || stream_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let stream_default = if guarded { "0.0.0.0:18000" } else { "127.0.0.1:18000" };
         let defaults = Defaults::default();
-        Config {
+        let config = Config {
             gateway_id: reader.string("controller.server.gateway_id", "platform-gateway-id"),
             replica_id: reader.string("controller.replica_id", "controller-1"),
             zone: reader.string("controller.zone", ""),
@@ -197,7 +199,7 @@ impl Config {
             basic: basic(reader),
             admin_password: reader.secret("controller.admin_password"),
             jwt: jwt(reader),
-            immutable: reader.bool("immutable_gateway.enabled", false),
+            immutable: immutable(reader),
             shutdown_timeout: reader.duration(
                 "controller.server.shutdown_timeout",
                 Duration::from_secs(15),
@@ -213,7 +215,13 @@ impl Config {
             data_dir,
             join_token_file,
             stream_tls,
+        };
+        // Each controller of a shared database would undo what the files of the others say.
+        if config.immutable.is_some() && config.is_shared() {
+            reader
+                .problem("immutable_gateway.enabled", "needs SQLite: a shared database has several writers");
         }
+        config
     }
 }
 
@@ -340,6 +348,12 @@ fn port(reader: &mut Reader<'_>) -> u64 {
     let specific = reader.integer("controller.storage.postgres.port", 5432, range.clone());
     let generic = reader.integer(GENERIC, 5432, range);
     if reader.is_set(GENERIC) { generic } else { specific }
+}
+
+fn immutable(reader: &mut Reader<'_>) -> Option<PathBuf> {
+    let enabled = reader.bool("immutable_gateway.enabled", false);
+    let directory = reader.path("immutable_gateway.artifacts_dir", ARTIFACTS_DIR);
+    enabled.then_some(directory)
 }
 
 /// One key by its file, or providers as contract 7.2 has them.
@@ -515,8 +529,6 @@ mod tests {
             admin = ["ops", "*"]
             [router.vhosts.main]
             default = "*.example.com"
-            [immutable_gateway]
-            enabled = true
         "#;
         let (config, problems) = read(&[("FERROGATE_CONTROLLER_ADMIN_PASSWORD", "mine")], file);
         assert!(problems.is_empty(), "{problems:?}");
@@ -528,10 +540,20 @@ mod tests {
         assert_eq!(config.basic.map(|users| users.len()), Some(1));
         assert_eq!(config.defaults.main_host, "*.example.com");
         assert_eq!(config.admin_password.map(|password| password.matches("mine")), Some(true));
-        assert!(config.immutable && config.jwt.is_some());
+        assert!(config.immutable.is_none() && config.jwt.is_some());
         let keys = config.encryption.iter().map(|key| (key.version.as_str(), key.path.to_str()));
         let wanted = [("new", Some("/keys/new.bin")), ("old", Some("/keys/old.bin"))];
         assert_eq!(keys.collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn an_immutable_gateway_has_a_directory_and_a_database_of_its_own() {
+        let file = "[immutable_gateway]\nenabled = true\n";
+        let (config, problems) = read(&[], file);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(config.immutable.as_deref(), Some(Path::new(super::ARTIFACTS_DIR)));
+        let (_, problems) = read(&[("FERROGATE_CONTROLLER_DATABASE_URL", "postgres://x/y")], file);
+        assert_eq!(problems.len(), 1, "{problems:?}");
     }
 
     #[test]

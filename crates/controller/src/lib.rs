@@ -11,6 +11,7 @@ pub mod auth;
 pub mod config;
 pub mod deploy;
 pub mod follow;
+pub mod immutable;
 pub mod listener;
 pub mod metrics;
 pub mod replicate;

@@ -29,6 +29,7 @@ use crate::auth::admin_password::{Admin as Administrator, AdminPasswordError};
 use crate::auth::sources::{self, Authenticators};
 use crate::config::{Config, Environment, StreamTls};
 use crate::deploy::{Admission, Deployer};
+use crate::immutable::{self, ImmutableError};
 use crate::listener::{self, Limited, Peer};
 use crate::metrics::Metrics;
 use crate::replicate::{Replica, StoreState};
@@ -118,6 +119,9 @@ pub enum StartError {
     /// The keys that seal what is stored cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyFileError),
+    /// The files of an immutable gateway cannot be used.
+    #[error(transparent)]
+    Immutable(#[from] ImmutableError),
     /// The stream's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -192,8 +196,12 @@ impl Controller {
             password_file = sources::administrator(store, &config.data_dir, auth, &back).await;
         }
         let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), clock);
+        let admission = Arc::new(admission(&config, parts.registry, parts.services));
+        if let Some(directory) = &config.immutable {
+            immutable::load(directory, &admission, store.as_ref(), &deployer).await?;
+        }
         let app = Arc::new(App {
-            admission: admission(&config, parts.registry, parts.services),
+            admission,
             deployer,
             store,
             replica: Arc::clone(&replica),
@@ -219,7 +227,16 @@ impl Controller {
                 report_stream(served);
             });
         }
-        Ok(RunningController { addresses, administrator, password_file, readiness, replica, metrics, front, back })
+        Ok(RunningController {
+            addresses,
+            administrator,
+            password_file,
+            readiness,
+            replica,
+            metrics,
+            front,
+            back,
+        })
     }
 }
 
@@ -272,7 +289,7 @@ fn settings(config: &Config, seals: bool) -> Settings {
     Settings {
         gateway_id: config.gateway_id.clone(),
         replica_id: config.replica_id.clone(),
-        immutable: config.immutable,
+        immutable: config.immutable.is_some(),
         seals,
         max_document_bytes: config.max_document_bytes,
         max_bundle_bytes: config.max_bundle_bytes,

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use ferrogate_model::document::{Defaults, Format, parse};
-use ferrogate_model::kinds::RestApi;
+use ferrogate_model::document::{Defaults, Format, parse_many};
+use ferrogate_model::kinds::{RestApi, Secret};
 use ferrogate_model::route::{claims, expand};
 use ferrogate_model::template::{Lookup, render};
+use serde_json::Value;
 
 struct World;
 
@@ -15,15 +16,28 @@ impl Lookup for World {
         (name == "READING_PASSWORD").then(|| "open sesame".to_owned())
     }
 
-    fn secret(&self, _handle: &str) -> Option<String> {
-        None
+    fn secret(&self, handle: &str) -> Option<String> {
+        (handle == "upstream-key").then(|| "change-me".to_owned())
     }
 }
 
 fn read(path: &Path) -> RestApi {
     let text = std::fs::read_to_string(path).expect("the example is readable");
-    let document = parse(&text, Format::Yaml).expect("the example is YAML");
-    let rendered = render(&document, &World).expect("its templates are sound");
+    let mut apis = Vec::new();
+    for document in parse_many(&text, Format::Yaml).expect("the example is YAML") {
+        if document["kind"] == "Secret" {
+            let parsed = Secret::parse(&document).ok().expect("the example is a sound secret");
+            assert!(parsed.warnings.0.is_empty(), "{}: {}", path.display(), parsed.warnings);
+        } else {
+            apis.push(read_api(path, &document));
+        }
+    }
+    let [api] = <[RestApi; 1]>::try_from(apis).expect("one API each");
+    api
+}
+
+fn read_api(path: &Path, document: &Value) -> RestApi {
+    let rendered = render(document, &World).expect("its templates are sound");
     let parsed = RestApi::parse(&rendered.value, &Defaults::default()).expect("the example is a sound API");
     assert!(parsed.warnings.0.is_empty(), "{}: {}", path.display(), parsed.warnings);
     parsed.api

@@ -48,7 +48,7 @@ pub struct App {
     /// Where reads of the present go.
     pub replica: Arc<Replica>,
     /// What may be stored.
-    pub admission: Admission,
+    pub admission: Arc<Admission>,
     /// How it is stored.
     pub deployer: Deployer,
     /// Who serves it.

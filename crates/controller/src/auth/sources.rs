@@ -74,7 +74,9 @@ async fn learn_administrator(store: Arc<dyn Store>, data_dir: PathBuf, auth: Arc
         match admin_password::share(store.as_ref(), &data_dir).await {
             Ok(SharedAdmin { user, file }) => {
                 match &file {
-                    Some(file) => tracing::info!(file = %file.display(), "the administrator's password is here"),
+                    Some(file) => {
+                        tracing::info!(file = %file.display(), "the administrator's password is here")
+                    }
                     None => tracing::info!(
                         "the administrator's password was made by another controller, whose data directory has it"
                     ),

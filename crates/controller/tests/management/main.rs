@@ -10,6 +10,7 @@ mod fault;
 mod harness;
 mod history;
 mod identity;
+mod immutable;
 mod lifecycle;
 mod live;
 mod outage;

@@ -223,6 +223,9 @@ mod tests {
         assert_eq!(api("reading-list_v1.0"), "/rest-apis/reading-list_v1.0");
         assert_eq!(api("a/b?c#d é"), "/rest-apis/a%2Fb%3Fc%23d%20%C3%A9");
         assert_eq!(api("secrets/db/../x"), "/secrets/db%2F..%2Fx");
-        assert_eq!((api("secret/db"), api("RestApi/a")), ("/secrets/db".to_owned(), "/rest-apis/a".to_owned()));
+        assert_eq!(
+            (api("secret/db"), api("RestApi/a")),
+            ("/secrets/db".to_owned(), "/rest-apis/a".to_owned())
+        );
     }
 }
