@@ -35,11 +35,11 @@ async fn an_immutable_gateway_serves_its_files_and_nothing_else() {
     assert_eq!(gateway.controller.replica.position().revision.0, 4);
     let refused = gateway.post("/rest-apis", api("x", "/x")).await;
     assert_eq!(refused.status, 405, "{refused:?}");
-    gateway.controller.shutdown(std::time::Duration::from_secs(5)).await;
+    drop(gateway.controller.shutdown(std::time::Duration::from_secs(5)).await);
 
     let unchanged = start().await;
     assert_eq!(unchanged.controller.replica.position().revision.0, 4, "the same files make no revision");
-    unchanged.controller.shutdown(std::time::Duration::from_secs(5)).await;
+    drop(unchanged.controller.shutdown(std::time::Duration::from_secs(5)).await);
     write("nested/b.yml", api("b", "/moved"));
     let changed = start().await;
     assert_eq!(changed.controller.replica.position().revision.0, 6, "one replaced, one deleted");
