@@ -103,7 +103,8 @@ pub async fn load(
 }
 
 fn says_the_same(stored: &StoredArtifact, admitted: &Admitted) -> bool {
-    stored.source == admitted.source.to_string() && stored.payload == admitted.payload
+    let source = admitted.source.to_string();
+    stored.source == source && stored.payload == admitted.payload
 }
 
 /// Reads and admits every document below a directory, secrets before what names them.

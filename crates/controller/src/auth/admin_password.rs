@@ -213,13 +213,13 @@ mod tests {
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         // Both at once: one of them wins, and the other forgets what it made.
         let (here, there) = futures::join!(share(store.as_ref(), &one), share(store.as_ref(), &two));
-        let files = [here, there].map(|shared| shared.ok().expect("asked").file);
+        let files = [here, there].map(|shared| shared.expect("asked").file);
         let made: Vec<_> = files.iter().flatten().collect();
         let [file] = made.as_slice() else { unreachable!("{files:?}") };
         assert_eq!([one.join(FILE_NAME), two.join(FILE_NAME)].iter().filter(|path| path.exists()).count(), 1);
         let password = std::fs::read_to_string(file).expect("kept");
         for directory in [&one, &two] {
-            let again = share(store.as_ref(), directory).await.ok().expect("asked");
+            let again = share(store.as_ref(), directory).await.expect("asked");
             let Password::Hashed(hash) = &again.user.password else { unreachable!("hashed") };
             assert!(verify(hash.expose(), password.trim()), "one password for all");
             assert_eq!(again.file.as_ref(), Some(*file).filter(|file| file.starts_with(directory)));
