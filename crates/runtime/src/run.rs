@@ -68,6 +68,7 @@ pub struct RunningRuntime {
     workers: Vec<std::thread::JoinHandle<()>>,
     metrics: Vec<Arc<WorkerMetrics>>,
     writer: Option<Writer>,
+    drain_delay: Duration,
     drain_deadline: Duration,
     draining: Option<Blocker>,
 }
@@ -196,6 +197,7 @@ impl Runtime {
             workers,
             metrics,
             writer: Some(writer),
+            drain_delay: config.drain_delay,
             drain_deadline: config.drain_deadline,
             draining: None,
         };
@@ -233,10 +235,13 @@ impl RunningRuntime {
         self.stop.clone()
     }
 
-    /// Says "not ready", takes nothing new, finishes what is in flight up to the configured
+    /// Says "not ready", and after the configured delay takes nothing new, finishes what is in flight up to the configured
     /// deadline, and stops.
     pub async fn shutdown(mut self) -> Drained {
         self.draining = Some(self.readiness.block("the runtime is shutting down"));
+        // Who asks for readiness sends requests until the next answer. What asks through a proxy
+        // or a port mapping is not even refused, but cut off. A second signal ends the delay.
+        let _forced = tokio::time::timeout(self.drain_delay, self.stop.cancelled()).await.is_ok();
         self.drain.cancel();
         let deadline = Instant::now() + self.drain_deadline;
         while self.workers.iter().any(|worker| !worker.is_finished())

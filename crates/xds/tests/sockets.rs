@@ -6,6 +6,10 @@
 // The lints allow these in test functions, not in the helpers beside them.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+// By path: the test kit's fault proxy uses nothing of ours, its other modules much that is not needed here.
+#[path = "../../testkit/src/link.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod link;
 mod support;
 
 use std::sync::{Arc, Mutex};
@@ -19,6 +23,7 @@ use ferrogate_xds::client::{ClientOptions, Controller};
 use ferrogate_xds::server::{Sent, ServeError, ServerOptions, StreamObserver};
 use ferrogate_xds::tls::{ClientTls, ServerTls, TlsIdentity};
 use ferrogate_xds::{Catalog, Held, NodeInfo, Outcome, RuntimeInfo, Sink, Update, client, server};
+use link::{Link, Mode};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use support::{BAD, Line, Runtime, name, node};
 use tokio::net::TcpListener;
@@ -246,6 +251,29 @@ async fn when_a_controller_is_killed_its_runtime_is_in_sync_elsewhere_within_two
     // The first contact with both may have gone to either; what is held is never resent.
     let full = second.observed.sent.lock().unwrap().iter().any(|sent| sent.full);
     assert_eq!(upserts, if full { 101 } else { 1 });
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn when_a_controller_vanishes_without_a_word_its_runtime_goes_elsewhere_in_time() {
+    let mut line = line(3);
+    let first = Server::start("c1", "a", Some(&line));
+    let second = Server::start("c2", "b", Some(&line));
+    let port = first.url.rsplit(':').next().unwrap().parse().unwrap();
+    let link = Link::to(port).await.unwrap();
+    let client = Client::start_with(node("r1", "a"), &[&second], Runtime::default(), |options| {
+        let url = format!("http://{}", link.address());
+        options.controllers.push(Controller { url, zone: Some("a".to_owned()) });
+    });
+    eventually("the own zone", || client.controller().as_deref() == Some("c1")).await;
+    eventually("the first set", || client.position() == line.position()).await;
+
+    link.set(Mode::HalfOpen);
+    line.change(name(2), Some("y".to_owned()));
+    second.catalogs.send_replace(Some(line.snapshot()));
+    let took = eventually("the other controller", || client.position() == line.position()).await;
+    // Three seconds until it is noticed and two for another try at the own zone, and some room.
+    assert!(took < Duration::from_secs(8), "{took:?}");
     client.stop().await;
 }
 

@@ -43,7 +43,9 @@ pub struct Config {
     pub access_log: AccessLog,
     /// The admin listener's gates.
     pub admin: Admin,
-    /// How long in-flight requests may take once a shutdown began.
+    /// How long a shutdown goes on taking requests, not ready any more, so that balancers notice.
+    pub drain_delay: Duration,
+    /// How long in-flight requests may take once nothing new is taken.
     pub drain_deadline: Duration,
 }
 
@@ -282,6 +284,7 @@ impl Default for Config {
             forwarding: Forwarding::default(),
             access_log: AccessLog { target: AccessLogTarget::Stdout, queue_blocks: 1024 },
             admin: Admin { config_dump: false, allowed_ips: vec!["*".to_owned()] },
+            drain_delay: Duration::from_secs(1),
             drain_deadline: Duration::from_secs(15),
         }
     }

@@ -93,6 +93,11 @@ impl Config {
                 config_dump: reader.bool("policy_engine.admin.config_dump.enabled", false),
                 allowed_ips: reader.strings("policy_engine.admin.allowed_ips", &["*"]),
             },
+            drain_delay: reader.duration(
+                "runtime.drain_delay",
+                Duration::from_secs(1),
+                Duration::ZERO..=HOUR,
+            ),
             drain_deadline: reader.duration(
                 "runtime.drain_deadline",
                 Duration::from_secs(15),

@@ -97,6 +97,26 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_serves_on_until_balancers_had_time_to_notice() {
+    let delay = |config: &mut Config| config.drain_delay = Duration::from_secs(3600);
+    let (gateway, backend) = (Gateway::start_with(delay).await, Backend::start().await);
+    gateway.deploy(&[api("/g", &backend.url(), |_| {})]).await;
+    let (address, forced) = (gateway.http, gateway.running().force());
+    let readiness = gateway.running().readiness().clone();
+    let mut kept = Client::connect(address).await;
+    assert_eq!(kept.call(get("/g/x")).await.status, StatusCode::OK);
+
+    let mut stopping = JoinSet::new();
+    stopping.spawn(gateway.shutdown());
+    eventually("unreadiness", || !readiness.is_ready()).await;
+    assert_eq!(kept.call(get("/g/x")).await.status, StatusCode::OK);
+    assert_eq!(Client::connect(address).await.call(get("/g/x")).await.status, StatusCode::OK);
+    forced.cancel();
+    let drained = stopping.join_next().await.expect("a shutdown").expect("its report");
+    assert_eq!(drained.cut_off, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_ends_at_its_deadline_or_when_forced() {
     for force in [false, true] {
         let gateway = Gateway::start_with(|config| {

@@ -23,10 +23,11 @@ use crate::wire::{HEADER_CONTROLLER, HEADER_RETRY_AFTER_MS, HEADER_ZONE};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connection, handshake and the answer's headers together; longer than a controller
 /// lets a stream wait to be admitted.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// A half-open connection is noticed after the interval and the timeout together.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A half-open connection is noticed after the interval and the timeout together: a second is
+/// cheap for one stream, and a process that is only busy answers within two.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What may be under way before the controller must wait for the sink.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Far above a response's usual size: a single large resource must pass.

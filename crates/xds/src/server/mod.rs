@@ -44,8 +44,8 @@ use service::Service;
 /// The longest a new stream waits to be admitted; with the rate, the length of the queue.
 const MAX_ADMISSION_WAIT: Duration = Duration::from_secs(1);
 /// A half-open connection is noticed after the interval and the timeout together.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A runtime uses one stream; the others are room for its probes.
 const STREAMS_PER_CONNECTION: u32 = 8;
 /// At shutdown, how long updates under way may take before they are cut off.

@@ -74,6 +74,7 @@ impl Gateway {
             },
             workers: 2,
             http1_codec: crate::CODEC,
+            drain_delay: std::time::Duration::ZERO,
             ..Config::default()
         };
         config.access_log.target = AccessLogTarget::File(access_log.clone());
