@@ -101,6 +101,8 @@ pub struct Record {
     pub policy: Option<&'static str>,
     /// `host:port` of the target.
     pub upstream_host: Option<String>,
+    /// The version of HTTP that the target spoke.
+    pub upstream_version: Version,
     /// What the upstream was asked for.
     pub upstream_path: Option<String>,
     /// From the last byte sent upstream to the response's head.
@@ -365,6 +367,7 @@ impl Record {
             error_id: None,
             policy: None,
             upstream_host: None,
+            upstream_version: Version::HTTP_11,
             upstream_path: None,
             upstream_time: None,
             log,
@@ -444,7 +447,7 @@ impl Record {
             request_id: &self.request_id,
             host: self.host.as_ref().map(text),
             upstream_host: self.upstream_host.as_deref(),
-            upstream_protocol: self.upstream_host.is_some().then_some("HTTP/1.1"),
+            upstream_protocol: self.upstream_host.is_some().then(|| protocol(self.upstream_version)),
             upstream_path: self.upstream_path.as_deref(),
             route: self.route.as_ref().map(|route| route.name.as_ref()),
             artifact: self.route.as_ref().map(|route| route.artifact.to_string()),

@@ -19,6 +19,11 @@ use tokio::time::{Instant, Sleep};
 /// The first bytes of HTTP/2 by prior knowledge; no HTTP/1 method begins so.
 const H2_PREFACE: &[u8] = b"PRI";
 
+/// Requests that a client of HTTP/2 may take back before they are answered. Every answered one
+/// allows it another; a client that takes back more makes work and waits for none of it
+/// ("rapid reset"), and its connection is closed.
+const MAX_TAKEN_BACK: u32 = 100;
+
 /// No head has begun.
 const NONE: u64 = u64::MAX;
 
@@ -48,10 +53,15 @@ pub struct Activity {
     last: AtomicU64,
     head_began: AtomicU64,
     protocol: AtomicU8,
+    /// How many more requests the client may take back.
+    patience: AtomicU32,
 }
 
 /// Marks a request as in flight on its connection.
-pub struct InFlight(Arc<Activity>);
+pub struct InFlight {
+    activity: Arc<Activity>,
+    answered: bool,
+}
 
 /// The socket.
 pub struct TimedIo<S> {
@@ -73,6 +83,7 @@ impl Activity {
             last: AtomicU64::new(0),
             head_began: AtomicU64::new(NONE),
             protocol: AtomicU8::new(protocol),
+            patience: AtomicU32::new(MAX_TAKEN_BACK),
         })
     }
 
@@ -81,7 +92,7 @@ impl Activity {
     pub fn enter(self: &Arc<Activity>) -> InFlight {
         self.head_began.store(NONE, Relaxed);
         self.in_flight.store(self.in_flight.load(Relaxed).saturating_add(1), Relaxed);
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), answered: false }
     }
 
     /// Whether the connection speaks HTTP/2, as far as is known.
@@ -123,10 +134,24 @@ impl Activity {
     }
 }
 
+impl InFlight {
+    /// The request has its answer; from now on the client may leave as it likes.
+    #[must_use]
+    pub fn answered(mut self) -> InFlight {
+        self.answered = true;
+        self
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.last.store(self.0.now(), Relaxed);
-        self.0.in_flight.store(self.0.in_flight.load(Relaxed).saturating_sub(1), Relaxed);
+        let activity = &self.activity;
+        activity.last.store(activity.now(), Relaxed);
+        activity.in_flight.store(activity.in_flight.load(Relaxed).saturating_sub(1), Relaxed);
+        let patience = activity.patience.load(Relaxed);
+        let left =
+            if self.answered { (patience + 1).min(MAX_TAKEN_BACK) } else { patience.saturating_sub(1) };
+        activity.patience.store(left, Relaxed);
     }
 }
 
@@ -186,6 +211,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.activity.patience.load(Relaxed) == 0 {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut this.inner).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {

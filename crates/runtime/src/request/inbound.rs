@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use http::header::{COOKIE, EXPECT, HOST};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use crate::config::PathRules;
 use crate::error::{Failure, Reason};
@@ -54,6 +54,10 @@ impl Target {
 /// # Errors
 /// When the request is ambiguous or not a path of this gateway.
 pub fn target(parts: &mut Parts, rules: PathRules) -> Result<Target, Failure> {
+    // Who asks for a tunnel may have sent bytes into it already: the connection ends.
+    if parts.method == Method::CONNECT {
+        return Err(bad("tunnels to anywhere are not made"));
+    }
     let authority = authority(parts)?;
     if !hop::plainly_framed(&parts.headers) {
         return Err(bad("a transfer coding other than chunked"));

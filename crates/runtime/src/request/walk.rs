@@ -250,6 +250,7 @@ impl<'a> Walk<'a> {
             Some(_) | None => None,
         };
         let (parts, incoming) = response.into_parts();
+        record.upstream_version = parts.version;
         // hyper has read any other interim answer over; nobody asked for another protocol.
         if switched.is_none() && parts.status.is_informational() {
             return Err(Failure::with(Reason::UpstreamProtocol, format!("unasked-for {}", parts.status)));

@@ -146,7 +146,7 @@ impl ResponseBody {
     /// A body that ends the request when it ends.
     #[must_use]
     pub fn new(source: Source, record: Option<Box<Record>>, in_flight: InFlight) -> ResponseBody {
-        let mut body = ResponseBody { source, record, _in_flight: Some(in_flight) };
+        let mut body = ResponseBody { source, record, _in_flight: Some(in_flight.answered()) };
         // hyper does not poll a body that has nothing to give.
         if body.is_end_stream() {
             body.end();

@@ -50,7 +50,7 @@ pub fn start(worker: &Worker, switched: Switched, idle: Option<Duration>, held: 
         let deadlines = Deadlines { whole: None, idle };
         run(switched, &deadlines, &mut record).await;
         drop(record);
-        drop((in_flight, peer));
+        drop((in_flight.answered(), peer));
         metrics.tunnels_closed.one();
     });
 }

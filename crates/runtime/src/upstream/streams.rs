@@ -51,6 +51,13 @@ struct Peer {
 /// A connection being made for all who wait for one. What came of it stands in the pool.
 pub type Dial = LocalBoxFuture<'static, Result<(), Failure>>;
 
+/// Somebody who waits for a dial.
+struct Waiting<'a> {
+    streams: &'a Streams,
+    endpoint: &'a Endpoint,
+    dial: Shared<Dial>,
+}
+
 /// A connection as its requests see it.
 pub struct Connection {
     sender: SendRequest<OutgoingBody>,
@@ -146,14 +153,8 @@ impl Streams {
     /// What the dial failed with, for everybody who waited for it.
     pub async fn dial(&self, endpoint: &Endpoint, begin: impl FnOnce() -> Dial) -> Result<(), Failure> {
         let dial = self.with(endpoint, |peer| peer.dialling.get_or_insert_with(|| begin().shared()).clone());
-        let result = dial.clone().await;
-        self.with(endpoint, |peer| {
-            // Somebody may have begun another meanwhile.
-            if peer.dialling.as_ref().is_some_and(|current| current.ptr_eq(&dial)) {
-                peer.dialling = None;
-            }
-        });
-        result
+        let waiting = Waiting { streams: self, endpoint, dial };
+        waiting.dial.clone().await
     }
 
     /// Drops what is dead, old or idle for too long.
@@ -183,6 +184,22 @@ impl Streams {
     fn with<T>(&self, endpoint: &Endpoint, act: impl FnOnce(&mut Peer) -> T) -> T {
         let mut peers = self.by_endpoint.borrow_mut();
         act(peers.entry(Key::of(endpoint)).or_default())
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.streams.with(self.endpoint, |peer| {
+            let Some(current) = peer.dialling.as_ref().filter(|current| current.ptr_eq(&self.dial)) else {
+                return;
+            };
+            // Done, or known to nobody but the table and us: a dial that nobody polls must not be
+            // found half done, with its deadline behind it, by whoever comes next.
+            let is_done = current.peek().is_some();
+            if is_done || current.strong_count().is_none_or(|known| known <= 2) {
+                peer.dialling = None;
+            }
+        });
     }
 }
 
@@ -232,4 +249,45 @@ where
         polled
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{pending, ready};
+    use std::time::Duration;
+
+    use ferrogate_model::kinds::rest_api::{Scheme, UpstreamProtocol};
+    use futures::FutureExt;
+
+    use super::{Dial, StreamLimits, Streams};
+    use crate::router::Endpoint;
+
+    #[test]
+    fn a_dial_is_shared_while_somebody_waits_and_forgotten_after() {
+        let limits = StreamLimits {
+            max_streams: 1,
+            idle_timeout: Duration::from_secs(60),
+            max_age: Duration::from_secs(60),
+        };
+        let streams = Streams::new(limits);
+        let (host, protocol) = ("books.example".to_owned(), UpstreamProtocol::Http2);
+        let endpoint = Endpoint { scheme: Scheme::Http, protocol, host, port: 80, weight: 1 };
+        let begun = Cell::new(0);
+        let dial = |dial: Dial| {
+            streams.dial(&endpoint, || {
+                begun.set(begun.get() + 1);
+                dial
+            })
+        };
+        let mut first = Box::pin(dial(Box::pin(pending())));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(dial(Box::pin(ready(Ok(())))).now_or_never().is_none(), "it joins the first");
+        assert_eq!(begun.get(), 1);
+        drop(first);
+        // Nobody waited for it any more, so this is another one.
+        assert_eq!(dial(Box::pin(ready(Ok(())))).now_or_never(), Some(Ok(())));
+        assert_eq!(dial(Box::pin(ready(Ok(())))).now_or_never(), Some(Ok(())));
+        assert_eq!(begun.get(), 3);
+    }
 }

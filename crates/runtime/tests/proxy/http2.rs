@@ -56,6 +56,8 @@ async fn many_requests_share_one_connection() {
     let body = vec![b'x'; 1_000_000];
     let reply = gateway.call(request("POST", "/h2/mirror", body.clone())).await;
     assert!(reply.status == StatusCode::OK && reply.body == body, "{} bytes", reply.body.len());
+    let lines = gateway.log_lines(41).await;
+    assert!(lines.iter().all(|line| line["upProto"] == "HTTP/2"), "{lines:?}");
     assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
 }
 

@@ -7,6 +7,7 @@ use ferrogate_runtime::config::Http1Codec;
 /// Who speaks HTTP/1 with the clients here.
 const CODEC: Http1Codec = Http1Codec::Own;
 
+mod answers;
 mod failures;
 mod forwarding;
 mod grpc;

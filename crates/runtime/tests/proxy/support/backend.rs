@@ -75,7 +75,9 @@ impl Backend {
             let turn = turn.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
             async move {
                 for part in answers[turn] {
-                    if !read_head(&mut stream).await || stream.write_all(part.as_bytes()).await.is_err() {
+                    if read_head(&mut stream).await.is_none()
+                        || stream.write_all(part.as_bytes()).await.is_err()
+                    {
                         return;
                     }
                 }
@@ -89,17 +91,17 @@ impl Backend {
     }
 }
 
-/// Reads up to the end of a head; false when the connection ended first.
-async fn read_head(stream: &mut TcpStream) -> bool {
+/// Reads up to the end of a head; `None` when the connection ended first.
+pub async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut seen = Vec::new();
     let mut byte = [0];
     while !seen.ends_with(b"\r\n\r\n") {
         match stream.read(&mut byte).await {
             Ok(1) => seen.push(byte[0]),
-            _ => return false,
+            _ => return None,
         }
     }
-    true
+    Some(String::from_utf8_lossy(&seen).into_owned())
 }
 
 pub async fn serve<S>(stream: S, control: Arc<Control>)
