@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ferrogate_policy::Definition;
+use ferrogate_policy::{Definition, Registry, Services};
 
 /// Every built-in policy.
 #[must_use]
@@ -17,6 +17,12 @@ pub fn all() -> Vec<Arc<dyn Definition>> {
         Arc::new(crate::respond::Respond),
         Arc::new(crate::set_headers::SetHeaders),
     ]
+}
+
+/// What the built-in policies may touch of the world, as the operator configured it.
+#[must_use]
+pub fn services(registry: &Registry) -> Services {
+    Services { counters: Arc::new(crate::basic_ratelimit::counters(registry)) }
 }
 
 /// The README of a policy, for the generated documentation.

@@ -75,6 +75,19 @@ fn policy(text: &mut String, definition: &dyn Definition) {
     text.push_str("\n| Parameter | Type | Required | Default | Constraints | Meaning |\n");
     text.push_str("|---|---|---|---|---|---|\n");
     rows(text, &schema, &schema, "");
+    if let Some(section) = definition.operator_section() {
+        line(
+            text,
+            format_args!(
+                "\nThe operator's side, `[policy_configurations.{}]` in the configuration of the runtimes:\n",
+                section.name
+            ),
+        );
+        let schema: Value = serde_json::from_str(section.schema).unwrap_or_default();
+        text.push_str("| Key | Type | Required | Default | Constraints | Meaning |\n");
+        text.push_str("|---|---|---|---|---|---|\n");
+        rows(text, &schema, &schema, "");
+    }
 }
 
 /// One row per property, below its parent's.

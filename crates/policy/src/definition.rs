@@ -8,6 +8,8 @@ use std::sync::Arc;
 use ferrogate_model::kinds::rest_api::{Operation, RestApi};
 use serde_json::Value;
 
+use crate::operator::OperatorSection;
+
 /// A kind of policy, as registered in the catalogue.
 pub trait Definition: Send + Sync + 'static {
     /// The name artifacts use.
@@ -22,7 +24,13 @@ pub trait Definition: Send + Sync + 'static {
     /// The JSON schema of the parameters.
     fn schema(&self) -> &'static str;
 
-    /// Compiles an instance. Parameters have passed the schema.
+    /// The section of the operator's configuration that it reads, if any.
+    fn operator_section(&self) -> Option<OperatorSection> {
+        None
+    }
+
+    /// Compiles an instance. Parameters have passed the schema; those of the operator's section
+    /// lie under them.
     ///
     /// # Errors
     /// When a combination that the schema allows makes no sense.
@@ -109,8 +117,30 @@ impl Services {
 
 /// Named counters, for rate limits (contract 6.11: a redeployment with equal limits keeps its counts).
 pub trait Counters: Send + Sync + 'static {
-    /// In the fixed window that contains `now_ms`, takes `cost` from `limit` when that much is left.
-    fn take(&self, key: &str, window_ms: u64, limit: u64, cost: u64, now_ms: u64) -> Taken;
+    /// Takes `cost` under this rule when that much is left; a cost of 0 only looks.
+    fn take(&self, key: &str, rule: Rule, cost: u64, now_ms: u64) -> Taken;
+}
+
+/// How much a counter gives away, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// How it is counted.
+    pub algorithm: Algorithm,
+    /// So much per window.
+    pub limit: u64,
+    /// The window's length.
+    pub window_ms: u64,
+    /// So much at once, for [`Algorithm::Gcra`].
+    pub burst: u64,
+}
+
+/// How a rate is counted (contract 6.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// A count per window, windows aligned to the Unix epoch.
+    FixedWindow,
+    /// The generic cell rate algorithm: what was taken comes back evenly over the window.
+    Gcra,
 }
 
 /// What a counter said.
@@ -118,8 +148,10 @@ pub trait Counters: Send + Sync + 'static {
 pub struct Taken {
     /// Whether the cost was taken.
     pub allowed: bool,
-    /// What is left in the window afterwards.
+    /// What is left afterwards.
     pub remaining: u64,
-    /// When the window ends, milliseconds since the Unix epoch.
+    /// When everything is there again, milliseconds since the Unix epoch.
     pub resets_at_ms: u64,
+    /// When the cost would be allowed; now, where it was.
+    pub retry_at_ms: u64,
 }

@@ -13,15 +13,19 @@ pub mod exchange;
 pub mod harness;
 pub mod head;
 pub mod hooks;
+pub mod operator;
 mod params;
 pub mod registry;
 
 pub use chain::{Chain, ChainRun, Decision, Outcome, PathPrefixes, Phase, PolicyFailure, admit};
 pub use condition::{ConditionError, MAX_CONDITION_BYTES};
 pub use counters::MemoryCounters;
-pub use definition::{Attachment, CompileError, Counters, Definition, Level, Services, Taken};
+pub use definition::{
+    Algorithm, Attachment, CompileError, Counters, Definition, Level, Rule, Services, Taken,
+};
 pub use exchange::{Auth, Exchange};
 pub use head::{Headers, RequestHead, ResponseHead};
 pub use hooks::{Answer, BodyNeed, Hooks, Phases, Policy, PolicyError, Verdict};
+pub use operator::OperatorSection;
 pub use params::ParamFault;
 pub use registry::{Registered, Registry, RegistryError, ResolveError};

@@ -4,12 +4,13 @@
 //! never changes afterwards; it knows no concrete policy. The controller resolves
 //! against it to admit artifacts, the runtime to build [`crate::Chain`]s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::definition::Definition;
+use crate::operator::OperatorSection;
 use crate::params::ParamFault;
 
 /// The policies a process can run.
@@ -24,6 +25,16 @@ pub struct Registered {
     version: Version,
     schema: Value,
     validator: jsonschema::Validator,
+    operator: Option<Operator>,
+}
+
+/// What the operator says of a policy.
+struct Operator {
+    section: OperatorSection,
+    schema: Value,
+    validator: jsonschema::Validator,
+    /// What was configured, and defaults for the rest.
+    values: Value,
 }
 
 /// A list of definitions that cannot be registered: a fault of the build, found at start.
@@ -143,6 +154,43 @@ impl Registry {
         }
     }
 
+    /// The sections of the operator's configuration that policies here read.
+    #[must_use]
+    pub fn sections(&self) -> BTreeSet<&'static str> {
+        self.iter().filter_map(|registered| Some(registered.operator.as_ref()?.section.name)).collect()
+    }
+
+    /// Gives every policy that reads this section what the operator configured in it. Wrong
+    /// values change nothing.
+    ///
+    /// # Errors
+    /// With every fault, at its field below the section.
+    pub fn configure(&mut self, section: &str, values: &Value) -> Result<(), Vec<ParamFault>> {
+        let registered = self.by_name.values_mut().flatten();
+        let mut operators: Vec<&mut Operator> = registered
+            .filter_map(|registered| registered.operator.as_mut())
+            .filter(|operator| operator.section.name == section)
+            .collect();
+        let mut faults = Vec::new();
+        let mut checked = Vec::with_capacity(operators.len());
+        for operator in &operators {
+            match operator.read(values) {
+                Ok(values) => checked.push(values),
+                Err(found) => faults.extend(found),
+            }
+        }
+        // Policies that share a section find the same faults.
+        faults.sort_by(|a: &ParamFault, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
+        faults.dedup();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        for (operator, values) in operators.iter_mut().zip(checked) {
+            operator.values = values;
+        }
+        Ok(())
+    }
+
     /// Every registered policy, by name and then by version: the catalogue.
     pub fn iter(&self) -> impl Iterator<Item = &Registered> {
         self.by_name.values().flatten()
@@ -158,7 +206,15 @@ impl Registered {
         let schema: Value =
             serde_json::from_str(definition.schema()).map_err(|error| unusable(error.to_string()))?;
         let validator = jsonschema::validator_for(&schema).map_err(|error| unusable(error.to_string()))?;
-        Ok(Registered { definition, version, schema, validator })
+        let operator =
+            definition.operator_section().map(|section| Operator::new(name, section)).transpose()?;
+        Ok(Registered { definition, version, schema, validator, operator })
+    }
+
+    /// What the operator configured for it, with defaults; null when it reads no section.
+    #[must_use]
+    pub fn operator_values(&self) -> &Value {
+        self.operator.as_ref().map_or(&Value::Null, |operator| &operator.values)
     }
 
     /// The parameters' schema.
@@ -168,14 +224,45 @@ impl Registered {
     }
 
     /// The parameters as the policy compiles them: absent ones an empty object, strings
-    /// turned into the numbers and booleans that the schema asks for (contract 3.5).
+    /// turned into the numbers and booleans that the schema asks for (contract 3.5), and the
+    /// operator's beneath them (contract 5.3).
     ///
     /// # Errors
     /// With every place where the parameters break the schema.
     pub fn check_params(&self, params: &Value) -> Result<Value, Vec<ParamFault>> {
         let params = crate::params::coerce(&self.schema, params);
         let faults = crate::params::faults(&self.validator, &params);
-        if faults.is_empty() { Ok(params) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(match &self.operator {
+            Some(operator) => crate::operator::overlay(&operator.values, params),
+            None => params,
+        })
+    }
+}
+
+impl Operator {
+    fn new(name: &'static str, section: OperatorSection) -> Result<Operator, RegistryError> {
+        let unusable = |message: String| RegistryError::Schema { name, message };
+        let schema: Value =
+            serde_json::from_str(section.schema).map_err(|error| unusable(error.to_string()))?;
+        let validator = jsonschema::validator_for(&schema).map_err(|error| unusable(error.to_string()))?;
+        let values = crate::operator::with_defaults(&schema, Value::Object(Map::new()));
+        Ok(Operator { section, schema, validator, values })
+    }
+
+    fn read(&self, values: &Value) -> Result<Value, Vec<ParamFault>> {
+        let given = crate::params::coerce(&self.schema, &crate::operator::lower_keys(values.clone()));
+        let faults = crate::params::faults(&self.validator, &given);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let values = crate::operator::with_defaults(&self.schema, given);
+        match (self.section.check)(&values) {
+            Ok(()) => Ok(values),
+            Err(fault) => Err(vec![fault]),
+        }
     }
 }
 

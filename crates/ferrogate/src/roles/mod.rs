@@ -14,15 +14,42 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use ferrogate_base::config::Reader;
 use ferrogate_policy::Registry;
 
 pub use listeners::LISTENERS_FILE;
 pub use settings::data_root;
 
-/// The built-in policies, for controller and runtime alike.
+/// Where the operator configures policies; runtimes read it, controllers do not.
+const POLICY_SECTION: &str = "policy_configurations";
+
+/// Sections of policies of the contract that this build does not have.
+const SECTIONS_WITHOUT_POLICY: [&str; 4] =
+    ["jwtauth_v1", "opaquetokenauth_v1", "backendjwt_v1", "interceptor_service_v0"];
+
+/// The built-in policies as a controller tries them: with nothing of the operator's.
 fn registry() -> anyhow::Result<Arc<Registry>> {
     let registry = Registry::new(ferrogate_policies::catalog::all());
     registry.map(Arc::new).context("the built-in policies contradict one another")
+}
+
+/// The built-in policies with what the operator says of them (contract 7.4). Wrong values
+/// are left with the reader, as everything wrong.
+fn configured_registry(reader: &mut Reader<'_>) -> anyhow::Result<Registry> {
+    let registry = Registry::new(ferrogate_policies::catalog::all());
+    let mut registry = registry.context("the built-in policies contradict one another")?;
+    for section in registry.sections() {
+        let key = format!("{POLICY_SECTION}.{section}");
+        let values = reader.subtree(&key);
+        for fault in registry.configure(section, &values).err().into_iter().flatten() {
+            let field = if fault.field.is_empty() { key.clone() } else { format!("{key}.{}", fault.field) };
+            reader.problem(&field, fault.message);
+        }
+    }
+    for section in SECTIONS_WITHOUT_POLICY {
+        reader.accept(&format!("{POLICY_SECTION}.{section}"));
+    }
+    Ok(registry)
 }
 
 /// The executor of a role. The runtime's workers bring executors of their own.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ferrogate runtime`: the data plane. It needs controllers, or a cache to serve from.
 
+use std::sync::Arc;
+
 use ferrogate_base::config::{Reader, Sources};
-use ferrogate_policy::Services;
+use ferrogate_policy::Registry;
 use ferrogate_runtime::config::Config;
 use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime};
 
@@ -10,6 +12,9 @@ use super::listeners::{self, Listeners};
 use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
 use super::signals::Signals;
 use crate::cli::{Common, Exit, RuntimeFlags};
+
+/// What a runtime reads of a file.
+const SECTIONS: [&str; 4] = ["runtime", "router", "policy_engine", super::POLICY_SECTION];
 
 /// The port of a controller that is named by host only.
 const STREAM_PORT: &str = "18000";
@@ -47,10 +52,11 @@ pub fn run(flags: &RuntimeFlags) -> anyhow::Result<Exit> {
     }
     let token = flags.join_token_file.as_ref().map(|path| path.display());
     flag(&mut sources, "runtime.join_token_file", "--join-token-file", token);
-    let role = Role { common: &flags.common, sections: &Config::SECTIONS, logging: "policy_engine" };
+    let role = Role { common: &flags.common, sections: &SECTIONS, logging: "policy_engine" };
+    let read = |reader: &mut Reader<'_>| (read(reader), super::configured_registry(reader));
     match settings::load(&role, sources, read)? {
         Loaded::Checked(exit) => Ok(exit),
-        Loaded::Ready(config) => super::executor()?.block_on(serve(config)),
+        Loaded::Ready((config, registry)) => super::executor()?.block_on(serve(config, registry?)),
     }
 }
 
@@ -75,11 +81,12 @@ pub fn layers(sources: &mut Sources, common: &Common, workers: Option<u16>) {
 }
 
 /// Starts the runtime of this configuration.
-pub async fn start(config: Config) -> anyhow::Result<RunningRuntime> {
+pub async fn start(config: Config, registry: Registry) -> anyhow::Result<RunningRuntime> {
     if let Some(dir) = &config.data_dir.path {
         super::make_dir(dir)?;
     }
-    Ok(Runtime::start(config, super::registry()?, Services::in_memory()).await?)
+    let services = ferrogate_policies::catalog::services(&registry);
+    Ok(Runtime::start(config, Arc::new(registry), services).await?)
 }
 
 /// The names of a runtime's listeners; inside `standalone`, admin and metrics are the
@@ -96,11 +103,11 @@ pub fn named(addresses: Addresses, standalone: bool) -> Listeners {
     ])
 }
 
-async fn serve(config: Config) -> anyhow::Result<Exit> {
+async fn serve(config: Config, registry: Registry) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
     let data_dir = config.data_dir.path.clone();
     let (id, zone) = (config.stream.runtime_id.clone(), config.stream.zone.clone());
-    let running = start(config).await?;
+    let running = start(config, registry).await?;
     let listeners = named(running.addresses(), false);
     // Standard output is the access log's, which programs read line by line.
     eprint!("ferrogate runtime {id} (zone \"{zone}\")\n{}", listeners::lines(&listeners));

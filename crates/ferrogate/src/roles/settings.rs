@@ -20,13 +20,13 @@ const TOKEN_DIRS: [&str; 4] = [
     "/etc/gateway-runtime",
     "/secrets/gateway-runtime",
 ];
-/// Sections of the file format that no role of this build reads, and that a file written
-/// for other builds may have.
+/// Sections of the file format that not every role of this build reads, and that a file
+/// written for others may have.
 const FOREIGN: [&str; 8] = [
     "api_key",
     "subscriptions",
     "mcp",
-    "policy_configurations",
+    super::POLICY_SECTION,
     "tracing",
     "analytics",
     "collector",
@@ -97,7 +97,7 @@ pub fn load<T>(
     if let Err(error) = telemetry::check_level(&log.level) {
         reader.problem(&level_key, error.to_string());
     }
-    for section in FOREIGN {
+    for section in FOREIGN.iter().filter(|section| !role.sections.contains(section)) {
         reader.accept(section);
     }
     let finished = reader.finish(role.sections, &others);

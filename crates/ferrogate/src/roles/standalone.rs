@@ -11,6 +11,7 @@ use anyhow::Context;
 use ferrogate_base::config::Reader;
 use ferrogate_controller::config::Config as ControllerConfig;
 use ferrogate_controller::run::RunningController;
+use ferrogate_policy::Registry;
 use ferrogate_runtime::config::Config as RuntimeConfig;
 use ferrogate_runtime::run::RunningRuntime;
 
@@ -22,7 +23,8 @@ use crate::cli::{Exit, StandaloneFlags};
 use crate::output;
 
 /// Controller sections first, then the runtime's.
-const SECTIONS: [&str; 5] = ["controller", "immutable_gateway", "runtime", "router", "policy_engine"];
+const SECTIONS: [&str; 6] =
+    ["controller", "immutable_gateway", "runtime", "router", "policy_engine", super::POLICY_SECTION];
 /// The first sync takes milliseconds; after this the banner is printed all the same.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -55,11 +57,12 @@ pub fn run(flags: &StandaloneFlags) -> anyhow::Result<Exit> {
         flag(&mut sources, key, name, value.as_ref());
     }
     let role = Role { common: &flags.common, sections: &SECTIONS, logging: "controller" };
+    let read = |reader: &mut Reader<'_>| (read(reader), super::configured_registry(reader));
     match settings::load(&role, sources, read)? {
         Loaded::Checked(exit) => Ok(exit),
-        Loaded::Ready((control, data)) => {
+        Loaded::Ready(((control, data), registry)) => {
             let default_dir = settings::data_root().join("standalone");
-            super::executor()?.block_on(serve(control, data, &default_dir))
+            super::executor()?.block_on(serve(control, data, registry?, &default_dir))
         }
     }
 }
@@ -91,6 +94,7 @@ fn read(reader: &mut Reader<'_>) -> (ControllerConfig, RuntimeConfig) {
 async fn serve(
     control: ControllerConfig,
     mut data: RuntimeConfig,
+    registry: Registry,
     default_dir: &Path,
 ) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
@@ -100,7 +104,7 @@ async fn serve(
     let stream = controller.addresses.stream.context("the config stream does not listen")?;
     let Ok(url) = format!("{scheme}://{}", reachable(stream)).parse();
     data.stream.controllers = vec![url];
-    let runtime = runtime::start(data).await?;
+    let runtime = runtime::start(data, registry).await?;
     let mut listeners = controller::named(controller.addresses);
     listeners.extend(runtime::named(runtime.addresses(), true));
     listeners::write(&data_dir, &listeners)?;

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `basic-ratelimit`: so many requests per window, for a whole API or one operation
-//! (contract 6.10, headers and rejection as 6.11). Windows are fixed and aligned to the
-//! epoch; counts live in the injected counters, so that they outlive a redeployment. The
-//! clock is the exchange's.
+//! (contract 6.10, headers and rejection as 6.11). How it is counted and which headers tell
+//! of it is the operator's to say (`ratelimit_v1`); counts live in the injected counters, so
+//! that they outlive a redeployment. The clock is the exchange's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use ferrogate_policy::counters::{DEFAULT_CLEANUP_INTERVAL, DEFAULT_MAX_ENTRIES};
 use ferrogate_policy::{
-    Answer, Attachment, CompileError, Counters, Definition, Exchange, Hooks, Level, Phases, Policy,
-    PolicyError, RequestHead, ResponseHead, Services, Taken, Verdict,
+    Algorithm, Answer, Attachment, CompileError, Counters, Definition, Exchange, Hooks, Level,
+    MemoryCounters, OperatorSection, ParamFault, Phases, Policy, PolicyError, Registry, RequestHead,
+    ResponseHead, Rule, Services, Taken, Verdict,
 };
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -23,6 +26,9 @@ mod tests;
 
 /// The name artifacts use.
 pub const NAME: &str = "basic-ratelimit";
+
+/// The operator's section (contract 6.11), shared by every policy that limits rates.
+const SECTION: &str = "ratelimit_v1";
 
 /// Every instance has this one quota.
 const QUOTA: &str = "default";
@@ -40,10 +46,31 @@ const REJECTION: &[u8] =
 /// The definition.
 pub struct BasicRatelimit;
 
+/// The artifact's parameters over the operator's section; what is allowed in each the two
+/// schemas say.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Params {
     limits: Vec<LimitParams>,
+    #[serde(default)]
+    algorithm: Counting,
+    #[serde(default)]
+    headers: Included,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Counting {
+    #[default]
+    FixedWindow,
+    Gcra,
+}
+
+/// Which headers clients get.
+#[derive(Clone, Copy, Deserialize)]
+struct Included {
+    include_x_rate_limit: bool,
+    include_ietf: bool,
+    include_retry_after: bool,
 }
 
 #[derive(Deserialize)]
@@ -55,12 +82,12 @@ struct LimitParams {
 
 struct Instance {
     limits: Vec<Limit>,
+    headers: Included,
     counters: Arc<dyn Counters>,
 }
 
 struct Limit {
-    requests: u64,
-    window_ms: u64,
+    rule: Rule,
     /// Names the counter: the same for every redeployment with an equal limit.
     key: String,
     /// `ratelimit-policy`, made once.
@@ -72,6 +99,7 @@ struct Limit {
 struct Report {
     policy: HeaderValue,
     requests: u64,
+    headers: Included,
     taken: Taken,
 }
 
@@ -92,6 +120,10 @@ impl Definition for BasicRatelimit {
         include_str!("schema.json")
     }
 
+    fn operator_section(&self) -> Option<OperatorSection> {
+        Some(OperatorSection { name: SECTION, schema: include_str!("operator.json"), check: check_section })
+    }
+
     fn compile(
         &self,
         params: &Value,
@@ -109,10 +141,12 @@ impl Definition for BasicRatelimit {
                 message: "must be longer than zero and at most 8760h".to_owned(),
             })?;
             let requests = limit.requests;
+            // Without a parameter for it, everything may be taken at once.
+            let rule =
+                Rule { algorithm: params.algorithm.into(), limit: requests, window_ms, burst: requests };
             let policy = format!("\"{QUOTA}\";q={requests};w={}", window_ms.div_ceil(1000));
             Ok(Limit {
-                requests,
-                window_ms,
+                rule,
                 key: format!("{NAME}:{scope}#{index}:{requests}/{window_ms}"),
                 policy: HeaderValue::try_from(policy).map_err(|_| CompileError {
                     field: String::new(),
@@ -121,8 +155,53 @@ impl Definition for BasicRatelimit {
             })
         };
         let limits = params.limits.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
-        Ok(Box::new(Instance { limits, counters: Arc::clone(&services.counters) }))
+        let counters = Arc::clone(&services.counters);
+        Ok(Box::new(Instance { limits, headers: params.headers, counters }))
     }
+}
+
+impl Default for Included {
+    fn default() -> Included {
+        Included { include_x_rate_limit: true, include_ietf: true, include_retry_after: true }
+    }
+}
+
+impl From<Counting> for Algorithm {
+    fn from(counting: Counting) -> Algorithm {
+        match counting {
+            Counting::FixedWindow => Algorithm::FixedWindow,
+            Counting::Gcra => Algorithm::Gcra,
+        }
+    }
+}
+
+/// What the section's schema cannot say.
+fn check_section(values: &Value) -> Result<(), ParamFault> {
+    let fault =
+        |field: &str, message: &str| ParamFault { field: field.to_owned(), message: message.to_owned() };
+    if values["backend"] != "memory" {
+        let message = "only \"memory\" is supported: each runtime counts for itself, there is no shared \
+                       backend such as Redis";
+        return Err(fault("backend", message));
+    }
+    match values["memory"]["cleanup_interval"].as_str().and_then(window_ms) {
+        Some(_) => Ok(()),
+        None => Err(fault("memory.cleanup_interval", "must be longer than zero and at most 8760h")),
+    }
+}
+
+/// The counters that the operator's section asks for.
+#[must_use]
+pub fn counters(registry: &Registry) -> MemoryCounters {
+    let section =
+        registry.resolve(NAME, None).map_or(&Value::Null, |registered| registered.operator_values());
+    let memory = &section["memory"];
+    let max = memory["max_entries"].as_u64().and_then(|max| usize::try_from(max).ok());
+    let interval = memory["cleanup_interval"].as_str().and_then(window_ms).map(Duration::from_millis);
+    MemoryCounters::with_cleanup(
+        max.unwrap_or(DEFAULT_MAX_ENTRIES),
+        interval.unwrap_or(DEFAULT_CLEANUP_INTERVAL),
+    )
 }
 
 /// A duration in whole milliseconds, rounded up: the counters know no finer window.
@@ -152,60 +231,74 @@ impl Instance {
     fn take(&self, now_ms: u64) -> Option<Report> {
         if let [_, _, ..] = self.limits.as_slice() {
             for limit in &self.limits {
-                let taken = self.counters.take(&limit.key, limit.window_ms, limit.requests, 0, now_ms);
+                let taken = self.counters.take(&limit.key, limit.rule, 0, now_ms);
                 if taken.remaining == 0 {
-                    return Some(limit.report(Taken { allowed: false, ..taken }));
+                    // A look costs nothing and so says nothing of when to come back.
+                    let denied = self.counters.take(&limit.key, limit.rule, 1, now_ms);
+                    return Some(limit.report(denied, self.headers));
                 }
             }
         }
         let mut tightest: Option<(&Limit, Taken)> = None;
         for limit in &self.limits {
-            let taken = self.counters.take(&limit.key, limit.window_ms, limit.requests, 1, now_ms);
+            let taken = self.counters.take(&limit.key, limit.rule, 1, now_ms);
             if !taken.allowed {
-                return Some(limit.report(taken));
+                return Some(limit.report(taken, self.headers));
             }
             if tightest.is_none_or(|(_, least)| taken.remaining < least.remaining) {
                 tightest = Some((limit, taken));
             }
         }
-        tightest.map(|(limit, taken)| limit.report(taken))
+        tightest.map(|(limit, taken)| limit.report(taken, self.headers))
     }
 }
 
 impl Limit {
-    fn report(&self, taken: Taken) -> Report {
-        Report { policy: self.policy.clone(), requests: self.requests, taken }
+    fn report(&self, taken: Taken, headers: Included) -> Report {
+        Report { policy: self.policy.clone(), requests: self.rule.limit, headers, taken }
     }
 }
 
 impl Report {
-    fn seconds_left(&self, now_ms: u64) -> u64 {
-        self.taken.resets_at_ms.saturating_sub(now_ms).div_ceil(1000)
-    }
-
     /// The headers on allowed responses and on the rejection alike.
-    fn headers(&self, now_ms: u64) -> Result<[(HeaderName, HeaderValue); 5], PolicyError> {
+    fn each_header(
+        &self,
+        now_ms: u64,
+        mut put: impl FnMut(HeaderName, HeaderValue),
+    ) -> Result<(), PolicyError> {
         let Taken { remaining, resets_at_ms, .. } = self.taken;
-        let left = self.seconds_left(now_ms);
-        let ratelimit = HeaderValue::try_from(format!("\"{QUOTA}\";r={remaining};t={left}"))
-            .map_err(|_| PolicyError("the rate limit's state cannot be written in a header".to_owned()))?;
-        Ok([
-            (X_LIMIT, HeaderValue::from(self.requests)),
-            (X_REMAINING, HeaderValue::from(remaining)),
-            (X_RESET, HeaderValue::from(resets_at_ms.div_ceil(1000))),
-            (RATELIMIT_POLICY, self.policy.clone()),
-            (RATELIMIT, ratelimit),
-        ])
+        if self.headers.include_x_rate_limit {
+            put(X_LIMIT, HeaderValue::from(self.requests));
+            put(X_REMAINING, HeaderValue::from(remaining));
+            put(X_RESET, HeaderValue::from(resets_at_ms.div_ceil(1000)));
+        }
+        if self.headers.include_ietf {
+            let left = seconds_until(resets_at_ms, now_ms);
+            let state =
+                HeaderValue::try_from(format!("\"{QUOTA}\";r={remaining};t={left}")).map_err(|_| {
+                    PolicyError("the rate limit's state cannot be written in a header".to_owned())
+                })?;
+            put(RATELIMIT_POLICY, self.policy.clone());
+            put(RATELIMIT, state);
+        }
+        Ok(())
     }
 
     fn rejection(&self, now_ms: u64) -> Result<Answer, PolicyError> {
         let mut headers = Vec::with_capacity(8);
         headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
-        headers.extend(self.headers(now_ms)?);
-        headers.push((RETRY_AFTER, HeaderValue::from(self.seconds_left(now_ms).max(1))));
+        self.each_header(now_ms, |name, value| headers.push((name, value)))?;
+        if self.headers.include_retry_after {
+            let seconds = seconds_until(self.taken.retry_at_ms, now_ms).max(1);
+            headers.push((RETRY_AFTER, HeaderValue::from(seconds)));
+        }
         headers.push((X_QUOTA, HeaderValue::from_static(QUOTA)));
         Ok(Answer { status: StatusCode::TOO_MANY_REQUESTS, headers, body: Bytes::from_static(REJECTION) })
     }
+}
+
+fn seconds_until(at_ms: u64, now_ms: u64) -> u64 {
+    at_ms.saturating_sub(now_ms).div_ceil(1000)
 }
 
 impl Hooks for Instance {
@@ -236,9 +329,7 @@ impl Hooks for Instance {
     ) -> Result<Verdict, PolicyError> {
         // Nothing is kept when a condition skipped the request phase.
         if let Some(report) = exchange.kept::<Report>() {
-            for (name, value) in report.headers(exchange.now_ms)? {
-                head.set(&name, value);
-            }
+            report.each_header(exchange.now_ms, |name, value| head.set(&name, value))?;
         }
         Ok(Verdict::Continue)
     }

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrogate_policy::harness::{NOW_MS, Outcome, Request, Response, Route, exercise};
-use ferrogate_policy::{Definition, Level, ResponseHead as _, Services};
+use ferrogate_policy::harness::{NOW_MS, Outcome, Request, Response, Route, exercise, spec};
+use ferrogate_policy::{
+    Algorithm, Counters as _, Definition, Level, Registry, ResponseHead as _, Rule, Services,
+};
 use proptest::prelude::proptest;
 use serde_json::{Value, json};
 
@@ -197,4 +199,98 @@ proptest! {
             *count += u64::from(passed);
         }
     }
+}
+
+/// A route of a registry that the operator configured so.
+fn configured(section: &Value, params: &Value) -> Route {
+    let mut registry = Registry::new(vec![definition()]).expect("a registry");
+    registry.configure("ratelimit_v1", section).expect("a right section");
+    let services = Services { counters: Arc::new(super::counters(&registry)) };
+    let specs = [spec(super::NAME, params.clone())];
+    Route::with_policies(&registry, &specs, &[], &services).expect("valid parameters")
+}
+
+#[test]
+fn the_operator_chooses_how_it_is_counted() {
+    let mut route = configured(&json!({ "algorithm": "gcra" }), &limits(&[(2, "1s")]));
+    // One comes back every half second, whatever the epoch's seconds are.
+    assert_eq!(statuses(&mut route, &[900, 900, 1_100, 1_399, 1_400, 1_400]), [200, 200, 429, 429, 200, 429]);
+    let rejected = send(&mut route, NOW_MS + 1_401).response;
+    assert_eq!(rejected.values("retry-after"), ["1"]);
+    let mut slow = configured(&json!({ "algorithm": "gcra" }), &limits(&[(2, "1m"), (9, "1s")]));
+    assert_eq!(statuses(&mut slow, &[0, 0]), [200, 200]);
+    // Until the next one, not until all are back.
+    assert_eq!(send(&mut slow, NOW_MS + 1_000).response.values("retry-after"), ["29"]);
+}
+
+#[test]
+fn the_operator_chooses_the_headers() {
+    let families = [
+        ("include_x_rate_limit", "x-ratelimit-limit"),
+        ("include_ietf", "ratelimit"),
+        ("include_retry_after", "retry-after"),
+    ];
+    for (switch, _) in families {
+        let mut section = json!({ "headers": {} });
+        section["headers"][switch] = "false".into();
+        let mut route = configured(&section, &limits(&[(1, "1h")]));
+        let allowed = send(&mut route, NOW_MS).response;
+        let rejected = send(&mut route, NOW_MS).response;
+        assert_eq!(rejected.status(), 429);
+        for (other, name) in families {
+            let expected = other != switch;
+            assert_eq!(!rejected.values(name).is_empty(), expected, "{name} without {switch}");
+            // What the upstream says of its own limit passes where ours says nothing.
+            let upstreams = name == "x-ratelimit-limit" && !expected;
+            let told = !allowed.values(name).is_empty();
+            assert_eq!(told, name != "retry-after" && (expected || upstreams), "{name} without {switch}");
+        }
+    }
+}
+
+#[test]
+fn the_operator_bounds_the_memory() {
+    let mut registry = Registry::new(vec![definition()]).expect("a registry");
+    let section = json!({ "memory": { "MAX_ENTRIES": "32", "cleanup_interval": "1s" } });
+    registry.configure("ratelimit_v1", &section).expect("a right section");
+    let counters = super::counters(&registry);
+    let rule = Rule { algorithm: Algorithm::FixedWindow, limit: 9, window_ms: 60_000, burst: 9 };
+    for key in 0..1_000 {
+        counters.take(&key.to_string(), rule, 1, NOW_MS);
+    }
+    assert!(counters.len() <= 32, "{}", counters.len());
+}
+
+#[test]
+fn a_wrong_section_is_told_and_changes_nothing() {
+    let mut registry = Registry::new(vec![definition()]).expect("a registry");
+    assert_eq!(registry.sections().into_iter().collect::<Vec<_>>(), ["ratelimit_v1"]);
+    let before = registry.resolve(super::NAME, None).expect("registered").operator_values().clone();
+    for (section, field, part) in [
+        (json!({ "backend": "redis" }), "backend", "Redis"),
+        (json!({ "algorithm": "leaky" }), "algorithm", ""),
+        (json!({ "memory": { "max_entries": 0 } }), "memory.max_entries", ""),
+        (json!({ "memory": { "cleanup_interval": "0s" } }), "memory.cleanup_interval", "longer than zero"),
+        (json!({ "memori": {} }), "", "memori"),
+        (json!(7), "", "object"),
+    ] {
+        let faults = registry.configure("ratelimit_v1", &section).expect_err("a fault");
+        assert!(
+            faults.iter().any(|fault| fault.field == field && fault.message.contains(part)),
+            "{section}: {faults:?}"
+        );
+    }
+    assert_eq!(*registry.resolve(super::NAME, None).expect("registered").operator_values(), before);
+    // A file for the contract may describe a backend that it does not use.
+    let redis =
+        json!({ "backend": "memory", "redis": { "host": "r" }, "local": { "sync_interval": "50ms" } });
+    assert_eq!(registry.configure("ratelimit_v1", &redis), Ok(()));
+}
+
+#[test]
+fn an_artifact_cannot_name_what_is_the_operators() {
+    let mut params = limits(&[(1, "1s")]);
+    params["algorithm"] = "gcra".into();
+    let refused = Route::with_policy(&definition(), &params, Level::Api, &Services::in_memory());
+    assert!(refused.is_err(), "the schema of the parameters has no such field");
 }
