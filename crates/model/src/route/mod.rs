@@ -18,6 +18,10 @@ pub use order::precedence;
 
 use crate::kinds::rest_api::{HeaderMatch, Method};
 
+/// The deepest path a route may have. Looking a path up takes one step of the stack for
+/// each of a pattern's segments.
+pub const MAX_SEGMENTS: usize = 256;
+
 /// One route: an operation on one virtual host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {

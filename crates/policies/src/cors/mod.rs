@@ -28,7 +28,7 @@ use preflight::Preflight;
 pub const NAME: &str = "cors";
 
 /// The most memory one compiled expression may take, in bytes: it is held once per route.
-const MAX_REGEX_BYTES: usize = 1 << 20;
+const MAX_REGEX_BYTES: usize = 256 << 10;
 
 /// The definition.
 pub struct Cors;
@@ -140,10 +140,14 @@ impl Origins {
             return Ok(Origins::Any);
         }
         let compile = |(index, pattern): (usize, &String)| {
-            RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build().map_err(|error| CompileError {
-                field: format!("allowedOrigins.{index}"),
-                message: format!("not a valid regular expression: {error}"),
-            })
+            RegexBuilder::new(pattern)
+                .size_limit(MAX_REGEX_BYTES)
+                .dfa_size_limit(MAX_REGEX_BYTES)
+                .build()
+                .map_err(|error| CompileError {
+                    field: format!("allowedOrigins.{index}"),
+                    message: format!("not a valid regular expression: {error}"),
+                })
         };
         list.iter().enumerate().map(compile).collect::<Result<_, _>>().map(Origins::Matching)
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use ferrogate_model::kinds::Artifact;
 use ferrogate_model::kinds::rest_api::{HostRewrite, Mirror, Operation, RestApi, TrafficSplit};
-use ferrogate_model::route::{Route, expand};
+use ferrogate_model::route::{MAX_SEGMENTS, Route, expand};
 use ferrogate_model::{Digest, Resource, ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
 
@@ -23,10 +23,6 @@ use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target,
 use crate::state::{HeldArtifact, Refused};
 
 pub use targets::Upstreams;
-
-/// The deepest path a route may have. Looking a path up takes one step of the stack for
-/// each of a pattern's segments.
-pub const MAX_SEGMENTS: usize = 256;
 
 /// What an artifact is prepared with; the same for all artifacts of a process.
 pub struct Compiler {

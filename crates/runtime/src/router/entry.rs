@@ -100,7 +100,9 @@ impl HeaderRule {
     /// # Errors
     /// When its regular expression does not compile within the size limit.
     pub fn compile(source: &HeaderMatch) -> Result<HeaderRule, regex::Error> {
-        let compiled = |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build();
+        let compiled = |pattern: &str| {
+            RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).dfa_size_limit(MAX_REGEX_BYTES).build()
+        };
         let regex = match &source.value {
             HeaderValueMatch::Exact(_) => None,
             HeaderValueMatch::Regex(pattern) => {

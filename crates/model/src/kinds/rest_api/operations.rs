@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 
 use super::parse::resilience;
-use super::{HeaderMatch, Method, Operation, Resilience, headers, upgrades};
+use super::{HeaderMatch, HeaderValueMatch, Method, Operation, Resilience, headers, upgrades};
 use crate::fields::{Fields, Findings};
-use crate::route::{PathPattern, full_path};
+use crate::route::{MAX_SEGMENTS, PathPattern, full_path};
 
 /// The most operations of one API.
 pub const MAX_OPERATIONS: usize = 1000;
@@ -15,6 +15,10 @@ pub const MAX_OPERATIONS: usize = 1000;
 pub const MAX_HEADER_MATCHES: usize = 32;
 /// The most routes of one API, which are its operations times its hosts.
 pub const MAX_ROUTES: usize = 20_000;
+
+/// The most regular expressions of one API, counted once for each of its hosts: every route
+/// holds its own, compiled.
+pub const MAX_EXPRESSIONS: usize = 500;
 
 /// Paths below this one are the gateway's own.
 const RESERVED: &str = "/_gateway-health";
@@ -46,6 +50,13 @@ pub(super) fn read<'v>(
         let fields = Fields::of(value, path, found);
         let operation = operation(&fields, context, index, &mut seen, found);
         operations.push(Authored { operation, fields });
+    }
+    let headers = operations.iter().flat_map(|authored| &authored.operation.headers);
+    let expressions = headers.filter(|header| matches!(header.value, HeaderValueMatch::Regex(_))).count();
+    if expressions.saturating_mul(hosts) > MAX_EXPRESSIONS {
+        let message =
+            format!("At most {MAX_EXPRESSIONS} regular expressions are allowed, counted once for each host");
+        found.violations.push(spec.path("operations"), message);
     }
     operations
 }
@@ -167,6 +178,11 @@ fn check_path(path: &str, field: &str, context: &str, found: &mut Findings) -> b
     let segments = segments.strip_suffix('/').unwrap_or(segments);
     if !segments.is_empty() && segments.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
         found.warn(field, "request paths are normalised before matching, so this path cannot be reached");
+    }
+    if PathPattern::new(context, path, false).segments.len() > MAX_SEGMENTS {
+        let message =
+            format!("Context and operation path must have at most {MAX_SEGMENTS} segments together");
+        found.violations.push(field, message);
     }
     let cleaned = cleaned(&full_path(context, path));
     if cleaned.strip_prefix(RESERVED).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
