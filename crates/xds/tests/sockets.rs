@@ -24,7 +24,9 @@ use ferrogate_xds::server::{Sent, ServeError, ServerOptions, StreamObserver};
 use ferrogate_xds::tls::{ClientTls, ServerTls, TlsIdentity};
 use ferrogate_xds::{Catalog, Held, NodeInfo, Outcome, RuntimeInfo, Sink, Update, client, server};
 use link::{Link, Mode};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use support::{BAD, Line, Runtime, name, node};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -407,11 +409,24 @@ impl Ca {
     }
 
     fn identity(&self, host: &str) -> TlsIdentity {
+        self.identity_with(host, |_| {})
+    }
+
+    fn identity_with(&self, host: &str, change: impl FnOnce(&mut CertificateParams)) -> TlsIdentity {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let mut certificate = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        change(&mut certificate);
         let certificate = certificate.signed_by(&key, &self.issuer).unwrap();
         TlsIdentity::from_pem(certificate.pem(), Secret::new(key.serialize_pem()))
     }
+}
+
+fn for_purpose(purpose: ExtendedKeyUsagePurpose) -> impl FnOnce(&mut CertificateParams) {
+    |certificate| certificate.extended_key_usages = vec![purpose]
+}
+
+fn expired(certificate: &mut CertificateParams) {
+    (certificate.not_before, certificate.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
 }
 
 #[tokio::test]
@@ -435,6 +450,70 @@ async fn mutual_tls_admits_its_own_and_nobody_else() {
     for client in refused {
         assert_eq!(client.stop().await.updates, 0);
     }
+    assert_eq!(server.observed.events(), ["+admitted"]);
+    admitted.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_and_one_for_another_role_do_not_join() {
+    let (line, ours) = (line(1), Ca::new());
+    let start = |server: &Server, id: &str, identity: TlsIdentity| {
+        let tls = ClientTls::new(&*ours.pem).with_identity(identity);
+        Client::start_with(node(id, "a"), &[server], Runtime::default(), |options| options.tls = Some(tls))
+    };
+    let serve = |id: &str, identity: TlsIdentity| {
+        Server::start_with(id, "a", Some(&line), |options| {
+            options.tls = Some(ServerTls::new(identity).require_clients_of(&*ours.pem));
+        })
+    };
+    let runtime = || ours.identity_with("runtime", for_purpose(ExtendedKeyUsagePurpose::ClientAuth));
+    let controller = || ours.identity_with("127.0.0.1", for_purpose(ExtendedKeyUsagePurpose::ServerAuth));
+
+    let server = serve("c1", controller());
+    let refused = [
+        start(&server, "expired", ours.identity_with("runtime", expired)),
+        start(&server, "a controller's", controller()),
+    ];
+    let admitted = start(&server, "admitted", runtime());
+    eventually("the runtime's own", || admitted.position() == line.position()).await;
+    for client in refused {
+        assert_eq!(client.stop().await.updates, 0);
+    }
+    assert_eq!(server.observed.events(), ["+admitted"]);
+    admitted.stop().await;
+
+    // Nor does a runtime follow who shows such a certificate: it goes on to the next controller.
+    let (late, posing) = (
+        serve("late", ours.identity_with("127.0.0.1", expired)),
+        serve("posing", ours.identity_with("127.0.0.1", for_purpose(ExtendedKeyUsagePurpose::ClientAuth))),
+    );
+    let tls = ClientTls::new(&*ours.pem).with_identity(runtime());
+    let client =
+        Client::start_with(node("r1", "a"), &[&late, &posing, &server], Runtime::default(), |options| {
+            options.tls = Some(tls);
+        });
+    eventually("the right controller", || client.controller().as_deref() == Some("c1")).await;
+    client.stop().await;
+    assert!(late.observed.events().is_empty() && posing.observed.events().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_without_the_token_does_not_join_where_both_are_asked_for() {
+    let (line, ours) = (line(1), Ca::new());
+    let server = Server::start_with("c1", "a", Some(&line), |options| {
+        options.tls = Some(ServerTls::new(ours.identity("127.0.0.1")).require_clients_of(&*ours.pem));
+        options.join_token = Some(Secret::new("s3cret"));
+    });
+    let start = |id: &str, token: &str| {
+        let tls = ClientTls::new(&*ours.pem).with_identity(ours.identity("runtime"));
+        Client::start_with(node(id, "a"), &[&server], Runtime::default(), |options| {
+            options.tls = Some(tls);
+            options.join_token = Some(Secret::new(token));
+        })
+    };
+    let (refused, admitted) = (start("refused", "guess"), start("admitted", "s3cret"));
+    eventually("the one with both", || admitted.position() == line.position()).await;
+    assert_eq!(refused.stop().await.updates, 0);
     assert_eq!(server.observed.events(), ["+admitted"]);
     admitted.stop().await;
 }
