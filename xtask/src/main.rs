@@ -5,9 +5,11 @@
 
 mod bench;
 mod chaos;
+mod fuzz;
 mod measure;
 mod postgres;
 mod proof;
+mod schema_fuzz;
 mod stage;
 mod test;
 mod tidy;
@@ -63,6 +65,23 @@ enum Task {
         #[arg(long)]
         history: bool,
     },
+    /// Fuzz every decoder under libFuzzer, guided by coverage
+    Fuzz {
+        /// Only these targets: the names of the folders in fuzz/corpus
+        targets: Vec<String>,
+        /// How long each target runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+    /// Run the management API against requests that schemathesis makes from its description
+    SchemaFuzz {
+        /// Requests to each operation, at most
+        #[arg(long, default_value_t = 200)]
+        examples: u32,
+        /// The same seed makes the same requests
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Measure the figures of docs/reliability.md on the release build and print them as a table
     Measure {
         /// A tenth of everything, for a quick look
@@ -89,6 +108,8 @@ fn main() -> ExitCode {
             proof::simulate(&root, &arguments)
         }
         Task::Chaos(flags) => chaos::run(&root, &flags),
+        Task::Fuzz { targets, seconds } => fuzz::run(&root, &targets, seconds),
+        Task::SchemaFuzz { examples, seed } => schema_fuzz::run(&root, examples, seed),
         Task::Measure { quick } => measure::run(&root, quick),
     });
     match done {

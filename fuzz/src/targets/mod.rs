@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The targets, a file each: what it feeds, and what must hold.
+
+pub mod artifact;
+pub mod condition;
+pub mod config;
+pub mod document;
+pub mod path;
+pub mod policy;
+pub mod resource;
+pub mod snapshot_file;
+pub mod stream;
+pub mod template;
