@@ -18,7 +18,7 @@ use crate::upstream::Upstream;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every codec that can speak HTTP/1 with clients, by its name in the configuration.
-pub const CODECS: [&str; 1] = ["hyper"];
+pub const CODECS: [&str; 2] = ["own", "hyper"];
 
 pub struct Gateway {
     pub http: SocketAddr,
@@ -34,8 +34,8 @@ impl Gateway {
         let file = root.path().join("ferrogate.toml");
         // Cases that wait for more bytes end by these.
         let settings = format!(
-            "[router.http_listener.timeouts]\nrequest_headers_timeout = \"1s\"\nidle_timeout = \"5s\"\n{}",
-            if CODECS.len() > 1 { format!("[runtime]\nhttp1_codec = \"{codec}\"\n") } else { String::new() }
+            "[router.http_listener.timeouts]\nrequest_headers_timeout = \"1s\"\nidle_timeout = \"5s\"\n\
+             [runtime]\nhttp1_codec = \"{codec}\"\n"
         );
         std::fs::write(&file, settings)?;
         let mut args = vec!["standalone", "--workers", "1", "--listen-https", "off", "--config"];
