@@ -138,7 +138,7 @@ fn splice(node: &mut Value, inserted: &str, choices: &mut Choices<'_>) {
     };
     let wanted = choices.below(text.len() + 1);
     let at = (0..=wanted).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         text.insert_str(at, inserted);
     } else {
         text.truncate(at);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn;
-use ferrogate_base::clock::{Clock, SystemClock};
+use ferrogate_base::clock::SystemClock;
 use ferrogate_base::readiness::{Blocker, Readiness};
 use ferrogate_base::secret::Secret;
 use ferrogate_base::tasks::{Report, Tasks};
@@ -34,6 +34,7 @@ use crate::listener::{self, Limited, Peer};
 use crate::metrics::Metrics;
 use crate::replicate::{Replica, StoreState};
 use crate::retention;
+use crate::seal::KeyRing;
 use crate::seal::files::{self as key_files, KeyFileError};
 use crate::seal::store::SealedStore;
 use crate::snapshot::Limits;
@@ -153,34 +154,22 @@ impl Controller {
     pub async fn start(config: Config, parts: Parts) -> Result<RunningController, StartError> {
         let (bound, addresses) = Bound::bind(&config).await?;
         let stream_options = stream_options(&config)?;
-        let guarded = stream_options.join_token.is_some()
-            || stream_options.tls.as_ref().is_some_and(ServerTls::asks_clients);
-        if let Some(address) = addresses.stream.filter(|address| !guarded && !address.ip().is_loopback()) {
-            return Err(StartError::Unprotected(address));
-        }
-        let ring = key_files::load(&config.encryption, &config.data_dir, !config.is_shared())?;
-        let seals = ring.is_some();
-        if !seals {
-            tracing::warn!(
-                "no key is configured to seal what is stored: artifacts are stored in the clear, with what their \
-                 templates stand for, and secrets are refused. Set controller.encryption.key_file, the same on \
-                 every controller of the gateway"
-            );
-        }
+        protected(&stream_options, addresses.stream)?;
+        let ring = key_ring(&config)?;
         let store = parts.store.map_or_else(|| open_store(&config), Ok)?;
+        let settings = settings(&config, ring.is_some());
         let gateway = GatewayId::from(config.gateway_id.as_str());
         let store: Arc<dyn Store> = Arc::new(SealedStore::new(store, ring, gateway));
         let Authenticators { auth, administrator, jwt, shared } = sources::authenticators(&config)?;
         let auth = Arc::new(auth);
-        let (front, back) = (Tasks::new(), Tasks::new());
-        let (metrics, replica, readiness) = (Metrics::new(), Replica::new(), Readiness::new());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (front, back, readiness) = (Tasks::new(), Tasks::new(), Readiness::new());
+        let (metrics, replica) = (Metrics::new(), Replica::new());
         let fleet = Arc::new(Fleet::new(config.replica_id.clone(), Arc::clone(&metrics)));
         let status = Arc::new(Status::new(
             Arc::clone(&store),
             Arc::clone(&replica),
             Arc::clone(&fleet),
-            Arc::clone(&clock),
+            Arc::new(SystemClock),
             Arc::clone(&metrics),
             config.zone.clone(),
         ));
@@ -195,7 +184,7 @@ impl Controller {
             let (store, auth) = (Arc::clone(&store), Arc::clone(&auth));
             password_file = sources::administrator(store, &config.data_dir, auth, &back).await;
         }
-        let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), clock);
+        let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), Arc::new(SystemClock));
         let admission = Arc::new(admission(&config, parts.registry, parts.services));
         if let Some(directory) = &config.immutable {
             immutable::load(directory, &admission, store.as_ref(), &deployer).await?;
@@ -208,7 +197,7 @@ impl Controller {
             status,
             auth: Arc::clone(&auth),
             metrics: Arc::clone(&metrics),
-            settings: settings(&config, seals),
+            settings,
             openapi: api::description(),
         });
         let admin = Arc::new(Admin {
@@ -220,13 +209,7 @@ impl Controller {
         http(&front, "management API", bound.management, api::router(app));
         http(&front, "admin server", bound.admin, admin::router(Arc::clone(&admin)));
         http(&front, "metrics server", bound.metrics, admin::metrics_router(admin));
-        if let Some(listener) = bound.stream {
-            let (catalogs, token) = (replica.catalogs(), front.token());
-            front.spawn("config stream", async move {
-                let served = serve(listener, catalogs, stream_options, fleet, token.cancelled_owned()).await;
-                report_stream(served);
-            });
-        }
+        stream(&front, bound.stream, &replica, stream_options, fleet);
         Ok(RunningController {
             addresses,
             administrator,
@@ -356,6 +339,42 @@ fn http(front: &Tasks, what: &'static str, listener: Option<TcpListener>, router
         if let Err(error) = served {
             tracing::error!(%error, what, "stopped serving");
         }
+    });
+}
+
+/// The stream may be open to others than this machine only when it asks them who they are.
+fn protected(options: &ServerOptions, address: Option<SocketAddr>) -> Result<(), StartError> {
+    let guarded = options.join_token.is_some() || options.tls.as_ref().is_some_and(ServerTls::asks_clients);
+    match address.filter(|address| !guarded && !address.ip().is_loopback()) {
+        Some(address) => Err(StartError::Unprotected(address)),
+        None => Ok(()),
+    }
+}
+
+/// The keys that seal what is stored, if there are any; said loudly when there are none.
+fn key_ring(config: &Config) -> Result<Option<KeyRing>, StartError> {
+    let ring = key_files::load(&config.encryption, &config.data_dir, !config.is_shared())?;
+    if ring.is_none() {
+        tracing::warn!(
+            "no key is configured to seal what is stored: artifacts are stored in the clear, with what their \
+             templates stand for, and secrets are refused. Set controller.encryption.key_file, the same on \
+             every controller of the gateway"
+        );
+    }
+    Ok(ring)
+}
+
+fn stream(
+    front: &Tasks,
+    listener: Option<TcpListener>,
+    replica: &Replica,
+    options: ServerOptions,
+    fleet: Arc<Fleet>,
+) {
+    let Some(listener) = listener else { return };
+    let (catalogs, token) = (replica.catalogs(), front.token());
+    front.spawn("config stream", async move {
+        report_stream(serve(listener, catalogs, options, fleet, token.cancelled_owned()).await);
     });
 }
 

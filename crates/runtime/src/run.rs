@@ -148,14 +148,9 @@ impl Runtime {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let server_tls = match config.listen.https {
-            None => None,
-            Some(_) => {
-                let side = "the HTTPS listener";
-                let tls = tls::server_config(&config.downstream_tls);
-                Some(tls.map_err(|source| StartError::Tls { side, source })?)
-            }
-        };
+        let server_tls = config.listen.https.map(|_| tls::server_config(&config.downstream_tls)).transpose();
+        let server_tls =
+            server_tls.map_err(|source| StartError::Tls { side: "the HTTPS listener", source })?;
         let client_tls = tls::client_config(&config.upstream.tls)
             .map_err(|source| StartError::Tls { side: "upstreams", source })?;
         let options = stream_options(&config.stream, &registry)?;

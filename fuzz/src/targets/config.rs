@@ -65,7 +65,7 @@ fn run(data: &[u8]) {
         assert!(!finished.effective.to_string().is_empty());
     }
     if let Some(word) = text.split_whitespace().next() {
-        let _ = parse_go(word).is_ok();
+        std::hint::black_box(parse_go(word).is_ok());
     }
 }
 

@@ -37,7 +37,7 @@ fn run(data: &[u8]) {
         let name = choices.pick(&HEADERS).copied().unwrap_or_default();
         request = request.with(name, choices.text());
     }
-    let body = Bytes::copy_from_slice(choices.bytes(usize::from(data.len() % 2 == 0) * 16));
+    let body = Bytes::copy_from_slice(choices.bytes(usize::from(data.len().is_multiple_of(2)) * 16));
     edit(&mut spec.params, &mut choices, documents::words());
     let route = Route::with_policies(documents::registry(), &[], &[spec], &Services::in_memory());
     let Ok(route) = route else { return };

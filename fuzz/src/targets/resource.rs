@@ -29,7 +29,7 @@ pub const TYPE_URL: &str = "type.googleapis.com/ferrogate.v1.RestApi";
 
 fn run(data: &[u8]) {
     let mut choices = Choices::new(data);
-    if choices.byte() % 4 == 0 {
+    if choices.byte().is_multiple_of(4) {
         let value = choices.bytes(usize::MAX).to_vec().into();
         if let Ok(resource) = wire::decode(&Any { type_url: TYPE_URL.to_owned(), value }) {
             checked(&resource);

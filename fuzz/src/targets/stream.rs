@@ -61,7 +61,7 @@ fn run(data: &[u8]) {
     let mut choices = Choices::new(data);
     let held =
         Held { position: position(&mut choices), digest: Digest([choices.number(); 4]), ..Held::default() };
-    let (client, hello) = Client::open(&node(), &held, choices.byte() % 2 == 0);
+    let (client, hello) = Client::open(&node(), &held, choices.byte().is_multiple_of(2));
     let limits = SessionLimits { chunk: ChunkLimits { bytes: 64, resources: 2 }, ..SessionLimits::default() };
     let server = Server::new(GatewayId::from(GATEWAY), limits);
     let mut world =
@@ -156,7 +156,7 @@ impl World {
 /// The message, or what is left of it after some bytes were changed on the way.
 fn damaged<M: Message + Default>(message: Option<M>, choices: &mut Choices<'_>) -> Option<M> {
     let message = message?;
-    if choices.byte() % 3 != 0 {
+    if !choices.byte().is_multiple_of(3) {
         return Some(message);
     }
     let mut bytes = message.encode_to_vec();

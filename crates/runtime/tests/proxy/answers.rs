@@ -177,7 +177,7 @@ fn judge(sees: &Sees, answer: &str) -> Result<(), String> {
         return Err("what belongs to nobody reached the client".to_owned());
     }
     if let AnswerOrFailure(status, body, other, reason) = sees {
-        return judge(&Answer(*status, *body), answer).or_else(|_| judge(&Failure(*other, *reason), answer));
+        return judge(&Answer(*status, body), answer).or_else(|_| judge(&Failure(*other, reason), answer));
     }
     if matches!(sees, CutOff) && answer.is_empty() {
         return Ok(());
