@@ -115,8 +115,9 @@ async fn a_body_over_the_limit_is_a_413() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immutable_gateway_refuses_writes_before_it_asks_who_writes() {
-    let setup = Setup { toml: "[immutable_gateway]\nenabled = true\n".to_owned(), ..Setup::default() };
-    let gateway = Gateway::with(setup).await;
+    let artifacts = tempfile::tempdir().expect("a temporary directory");
+    let toml = format!("[immutable_gateway]\nenabled = true\nartifacts_dir = {:?}\n", artifacts.path());
+    let gateway = Gateway::with(Setup { toml, ..Setup::default() }).await;
     for (method, path) in
         [(Method::POST, "/rest-apis"), (Method::DELETE, "/rest-apis/x"), (Method::POST, "/apply")]
     {
