@@ -133,7 +133,21 @@ where
     } else {
         (stream, Bytes::new())
     };
-    let stream = Rewound::new(read, stream);
+    // In a box of its own: what hyper needs is large, and most connections never need it.
+    Box::pin(through_hyper(worker, Rewound::new(read, stream), address, h2, open)).await;
+}
+
+/// A connection on hyper, to its end.
+async fn through_hyper<S>(
+    worker: Rc<Worker>,
+    stream: Rewound<S>,
+    address: IpAddr,
+    h2: Option<bool>,
+    open: Open,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let last_request = LAST_REQUEST.min(worker.shared.config.drain_deadline / 10);
     let limits = &worker.shared.config.limits;
     let activity = Activity::new(h2);
     let peer = Rc::new(Peer { address, https: h2.is_some(), activity: activity.clone(), _open: open });
