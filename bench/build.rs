@@ -2,10 +2,10 @@
 //! Compiles the part of Envoy's external-processing protocol that the comparison needs.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
     println!("cargo::rerun-if-changed={}", root.display());
     let file = root.join("envoy/service/ext_proc/v3/external_processor.proto");
     let descriptors = protox::compile([file], [&root])?;

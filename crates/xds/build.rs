@@ -2,10 +2,10 @@
 //! Compiles the protocol definitions without an installed protoc.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
     let files =
         [root.join("envoy/service/discovery/v3/discovery.proto"), root.join("ferrogate/v1/resources.proto")];

@@ -5,7 +5,7 @@
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::answers::{LAST, Pair};
+use crate::answers::{Answer, LAST, Pair};
 use crate::corpus::refused;
 
 /// Requests, where to cut the bytes, and what to change: a place and a byte.
@@ -52,6 +52,15 @@ fn case(changes: usize) -> impl Strategy<Value = Case> {
     )
 }
 
+/// Whether the two differ in this alone: hyper closed after an answer that did not wait for its
+/// request's body, where ours read the body away and went on. A server may do either (RFC 9112
+/// section 9.3); going on must find no more requests than were sent.
+fn left_a_body(own: &[Answer], hyper: &[Answer], requests: usize) -> bool {
+    matches!(hyper.last(), Some(Answer::Status(400..=499)))
+        && own.len() <= requests + 1
+        && own.starts_with(hyper)
+}
+
 fn check(cases: u32, changes: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("an executor");
@@ -78,7 +87,8 @@ fn check(cases: u32, changes: usize) {
         // says the same.
         let same = own.iter().zip(&hyper).take_while(|(own, hyper)| own == hyper).count();
         let refusal = changed && refused(own.get(same..).unwrap_or_default());
-        proptest::prop_assert!(own == hyper || refusal, "{shown:?}\nown: {own:?}\nhyper: {hyper:?}");
+        let alike = own == hyper || refusal || left_a_body(&own, &hyper, requests.len());
+        proptest::prop_assert!(alike, "{shown:?}\nown: {own:?}\nhyper: {hyper:?}");
         Ok(())
     });
     assert!(result.is_ok(), "{}", result.err().map(|error| error.to_string()).unwrap_or_default());
@@ -91,5 +101,5 @@ fn good_requests_are_answered_the_same_however_they_are_cut() {
 
 #[test]
 fn what_ours_takes_of_damaged_requests_hyper_takes_the_same_way() {
-    check(120, 2);
+    check(500, 2);
 }
