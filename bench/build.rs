@@ -2,13 +2,14 @@
 //! Compiles the part of Envoy's external-processing protocol that the comparison needs.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
+    // A build script runs in its package's folder, wherever that has been moved to.
+    let root = Path::new("proto");
     println!("cargo::rerun-if-changed={}", root.display());
     let file = root.join("envoy/service/ext_proc/v3/external_processor.proto");
-    let descriptors = protox::compile([file], [&root])?;
+    let descriptors = protox::compile([file], [root])?;
     tonic_prost_build::configure()
         .build_client(false)
         .include_file("ext_proc.rs")

@@ -2,14 +2,15 @@
 //! Compiles the protocol definitions without an installed protoc.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
+    // A build script runs in its package's folder, wherever that has been moved to.
+    let root = Path::new("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
     let files =
         [root.join("envoy/service/discovery/v3/discovery.proto"), root.join("ferrogate/v1/resources.proto")];
-    let descriptors = protox::compile(files, [&root])?;
+    let descriptors = protox::compile(files, [root])?;
     tonic_prost_build::configure()
         .include_file("protocol.rs")
         // Generated here as well, so that payloads are shared buffers instead of copies.

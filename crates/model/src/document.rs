@@ -46,15 +46,24 @@ pub struct ParseError(pub String);
 /// The gateway-wide values that an artifact's omitted fields take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
-    /// The pattern list for `spec.vhosts.main` (contract 4.3), `;`-separated.
+    /// What `spec.vhosts.main` is where a document names none, `;`-separated.
     pub main_host: String,
-    /// The pattern list for `spec.vhosts.sandbox`, `;`-separated.
+    /// The same for `spec.vhosts.sandbox`.
     pub sandbox_host: String,
+    /// The patterns that the default main host stands for (contract 4.3); empty: itself.
+    pub main_domains: Vec<String>,
+    /// The same for the default sandbox host.
+    pub sandbox_domains: Vec<String>,
 }
 
 impl Default for Defaults {
     fn default() -> Defaults {
-        Defaults { main_host: "*".to_owned(), sandbox_host: "sandbox-*".to_owned() }
+        Defaults {
+            main_host: "*".to_owned(),
+            sandbox_host: "sandbox-*".to_owned(),
+            main_domains: Vec::new(),
+            sandbox_domains: Vec::new(),
+        }
     }
 }
 

@@ -463,11 +463,12 @@ fn hosts() {
 
 #[test]
 fn filling_hosts_changes_the_source_and_not_the_api() {
-    let defaults = Defaults { main_host: "a.example.com;*".to_owned(), sandbox_host: "s-*;t".to_owned() };
+    let (main_host, sandbox_host) = ("a.example.com;*".to_owned(), "s-*;t".to_owned());
+    let defaults = Defaults { main_host, sandbox_host, ..Defaults::default() };
     for (vhosts, want) in [
         (None, json!({"main": "a.example.com;*", "sandbox": "s-*;t"})),
         (Some(Value::Null), json!({"main": "a.example.com;*", "sandbox": "s-*;t"})),
-        (Some(json!({"main": "x"})), json!({"main": "x", "sandbox": "s-*;t"})),
+        (Some(json!({"main": "x"})), json!({"main": "x"})),
         (
             Some(json!({"main": "x;_gateway_default_", "sandbox": "_gateway_default_"})),
             json!({"main": "x;a.example.com;*", "sandbox": "s-*;t"}),
@@ -482,6 +483,29 @@ fn filling_hosts_changes_the_source_and_not_the_api() {
     let mut odd = json!({"spec": {"vhosts": [1]}});
     RestApi::fill_hosts(&mut odd, &defaults);
     assert_eq!(odd, json!({"spec": {"vhosts": [1]}}));
+}
+
+#[test]
+fn the_default_host_stands_for_the_gateways_domains() {
+    let domains = |list: &[&str]| list.iter().map(|domain| (*domain).to_owned()).collect();
+    let defaults = Defaults {
+        main_domains: domains(&["api.example.com", "*.api.example.com"]),
+        sandbox_domains: domains(&["try.example.com"]),
+        ..Defaults::default()
+    };
+    for (vhosts, main, sandbox) in [
+        (Value::Null, vec!["api.example.com", "*.api.example.com"], "try.example.com"),
+        (json!({"main": "*"}), vec!["api.example.com", "*.api.example.com"], "try.example.com"),
+        (
+            json!({"main": "a;_gateway_default_", "sandbox": "own"}),
+            vec!["a", "api.example.com", "*.api.example.com"],
+            "own",
+        ),
+        (json!({"main": "a"}), vec!["a"], "try.example.com"),
+    ] {
+        let api = RestApi::parse(&with("/spec/vhosts", vhosts), &defaults).expect("a sound document").api;
+        assert_eq!((api.main_hosts, api.sandbox_host.as_str()), (domains(&main), sandbox));
+    }
 }
 
 #[test]

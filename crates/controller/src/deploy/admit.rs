@@ -15,7 +15,7 @@ use ferrogate_model::{Kind, Refusal as ModelRefusal, ResourceName, Violation, Vi
 use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
 use ferrogate_store::Expect;
 use serde::Deserialize as _;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::secrets::{self, Secrets, Visible};
@@ -155,7 +155,7 @@ impl Admission {
         }
         let api = parsed.api;
         ferrogate_policy::admit(&api, &self.registry, &self.services).map_err(Refusal::Invalid)?;
-        fill_hosts(&mut source, &self.defaults);
+        RestApi::fill_hosts(&mut source, &self.defaults);
         let payload = match api.state {
             DeploymentState::Deployed => {
                 let payload = serde_json::to_string(&api);
@@ -261,24 +261,4 @@ fn policy_list(owner: &Value) -> Vec<PolicySpec> {
     let read: Result<Vec<PolicySpec>, _> = items.iter().map(PolicySpec::deserialize).collect();
     // One unreadable item would shift the indices of those after it.
     read.unwrap_or_default()
-}
-
-/// What the author left to the gateway is written down (contract 2.2), so that a later
-/// change of the gateway's defaults does not move an API that is deployed.
-fn fill_hosts(source: &mut Value, defaults: &Defaults) {
-    const SENTINEL: &str = "_gateway_default_";
-    let Some(Value::Object(spec)) = source.get_mut("spec") else { return };
-    let hosts = spec.entry("vhosts").or_insert(Value::Null);
-    if hosts.is_null() {
-        let mut both = Map::new();
-        both.insert("main".to_owned(), Value::String(defaults.main_host.clone()));
-        both.insert("sandbox".to_owned(), Value::String(defaults.sandbox_host.clone()));
-        *hosts = Value::Object(both);
-        return;
-    }
-    for (field, default) in [("main", &defaults.main_host), ("sandbox", &defaults.sandbox_host)] {
-        if let Some(host) = hosts.get_mut(field).filter(|host| host.as_str() == Some(SENTINEL)) {
-            *host = Value::String(default.clone());
-        }
-    }
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ferrogate controller`: management API, store, replication, config stream.
 
-use ferrogate_base::config::Sources;
+use std::sync::Arc;
+
+use ferrogate_base::config::{Reader, Sources};
 use ferrogate_controller::config::{Config, SECTIONS};
 use ferrogate_controller::run::{Addresses, Controller, Parts, RunningController};
-use ferrogate_policy::Services;
+use ferrogate_policy::{Registry, Services};
 
 use super::listeners::{self, Listeners};
 use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
@@ -51,9 +53,10 @@ pub fn run(flags: &ControllerFlags) -> anyhow::Result<Exit> {
     let key = flags.encryption_key_file.as_ref().map(|path| path.display());
     flag(&mut sources, "controller.encryption.key_file", "--encryption-key-file", key);
     let role = Role { common: &flags.common, sections: &SECTIONS, logging: "controller" };
-    match settings::load(&role, sources, Config::read)? {
+    let read = |reader: &mut Reader<'_>| (Config::read(reader), super::registry(reader));
+    match settings::load(&role, sources, read)? {
         Loaded::Checked(exit) => Ok(exit),
-        Loaded::Ready(config) => super::executor()?.block_on(serve(config)),
+        Loaded::Ready((config, registry)) => super::executor()?.block_on(serve(config, registry?)),
     }
 }
 
@@ -74,9 +77,9 @@ pub fn layers(sources: &mut Sources, common: &Common, role: &str) {
 }
 
 /// Starts the controller of this configuration.
-pub async fn start(config: Config) -> anyhow::Result<RunningController> {
+pub async fn start(config: Config, registry: Arc<Registry>) -> anyhow::Result<RunningController> {
     super::make_dir(&config.data_dir)?;
-    let parts = Parts { registry: super::registry()?, services: Services::in_memory(), store: None };
+    let parts = Parts { registry, services: Services::in_memory(), store: None };
     Ok(Controller::start(config, parts).await?)
 }
 
@@ -90,11 +93,11 @@ pub fn named(addresses: Addresses) -> Listeners {
     ])
 }
 
-async fn serve(config: Config) -> anyhow::Result<Exit> {
+async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
     let (data_dir, deadline) = (config.data_dir.clone(), config.shutdown_timeout);
     let (replica, zone) = (config.replica_id.clone(), config.zone.clone());
-    let running = start(config).await?;
+    let running = start(config, registry).await?;
     let listeners = named(running.addresses);
     let mut said =
         format!("ferrogate controller {replica} (zone \"{zone}\")\n{}", listeners::lines(&listeners));

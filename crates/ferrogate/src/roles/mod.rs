@@ -20,22 +20,17 @@ use ferrogate_policy::Registry;
 pub use listeners::LISTENERS_FILE;
 pub use settings::data_root;
 
-/// Where the operator configures policies; runtimes read it, controllers do not.
+/// Where the operator configures policies: runtimes run them with it, controllers try an
+/// artifact's policies with it before they take the artifact.
 const POLICY_SECTION: &str = "policy_configurations";
 
 /// Sections of policies of the contract that this build does not have.
 const SECTIONS_WITHOUT_POLICY: [&str; 4] =
     ["jwtauth_v1", "opaquetokenauth_v1", "backendjwt_v1", "interceptor_service_v0"];
 
-/// The built-in policies as a controller tries them: with nothing of the operator's.
-fn registry() -> anyhow::Result<Arc<Registry>> {
-    let registry = Registry::new(ferrogate_policies::catalog::all());
-    registry.map(Arc::new).context("the built-in policies contradict one another")
-}
-
 /// The built-in policies with what the operator says of them (contract 7.4). Wrong values
 /// are left with the reader, as everything wrong.
-fn configured_registry(reader: &mut Reader<'_>) -> anyhow::Result<Registry> {
+fn registry(reader: &mut Reader<'_>) -> anyhow::Result<Arc<Registry>> {
     let registry = Registry::new(ferrogate_policies::catalog::all());
     let mut registry = registry.context("the built-in policies contradict one another")?;
     for section in registry.sections() {
@@ -49,7 +44,7 @@ fn configured_registry(reader: &mut Reader<'_>) -> anyhow::Result<Registry> {
     for section in SECTIONS_WITHOUT_POLICY {
         reader.accept(&format!("{POLICY_SECTION}.{section}"));
     }
-    Ok(registry)
+    Ok(Arc::new(registry))
 }
 
 /// The executor of a role. The runtime's workers bring executors of their own.

@@ -53,7 +53,7 @@ pub fn run(flags: &RuntimeFlags) -> anyhow::Result<Exit> {
     let token = flags.join_token_file.as_ref().map(|path| path.display());
     flag(&mut sources, "runtime.join_token_file", "--join-token-file", token);
     let role = Role { common: &flags.common, sections: &SECTIONS, logging: "policy_engine" };
-    let read = |reader: &mut Reader<'_>| (read(reader), super::configured_registry(reader));
+    let read = |reader: &mut Reader<'_>| (read(reader), super::registry(reader));
     match settings::load(&role, sources, read)? {
         Loaded::Checked(exit) => Ok(exit),
         Loaded::Ready((config, registry)) => super::executor()?.block_on(serve(config, registry?)),
@@ -81,12 +81,12 @@ pub fn layers(sources: &mut Sources, common: &Common, workers: Option<u16>) {
 }
 
 /// Starts the runtime of this configuration.
-pub async fn start(config: Config, registry: Registry) -> anyhow::Result<RunningRuntime> {
+pub async fn start(config: Config, registry: Arc<Registry>) -> anyhow::Result<RunningRuntime> {
     if let Some(dir) = &config.data_dir.path {
         super::make_dir(dir)?;
     }
     let services = ferrogate_policies::catalog::services(&registry);
-    Ok(Runtime::start(config, Arc::new(registry), services).await?)
+    Ok(Runtime::start(config, registry, services).await?)
 }
 
 /// The names of a runtime's listeners; inside `standalone`, admin and metrics are the
@@ -103,7 +103,7 @@ pub fn named(addresses: Addresses, standalone: bool) -> Listeners {
     ])
 }
 
-async fn serve(config: Config, registry: Registry) -> anyhow::Result<Exit> {
+async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
     let data_dir = config.data_dir.path.clone();
     let (id, zone) = (config.stream.runtime_id.clone(), config.stream.zone.clone());

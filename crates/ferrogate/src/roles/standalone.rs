@@ -5,6 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -57,7 +58,7 @@ pub fn run(flags: &StandaloneFlags) -> anyhow::Result<Exit> {
         flag(&mut sources, key, name, value.as_ref());
     }
     let role = Role { common: &flags.common, sections: &SECTIONS, logging: "controller" };
-    let read = |reader: &mut Reader<'_>| (read(reader), super::configured_registry(reader));
+    let read = |reader: &mut Reader<'_>| (read(reader), super::registry(reader));
     match settings::load(&role, sources, read)? {
         Loaded::Checked(exit) => Ok(exit),
         Loaded::Ready(((control, data), registry)) => {
@@ -94,13 +95,13 @@ fn read(reader: &mut Reader<'_>) -> (ControllerConfig, RuntimeConfig) {
 async fn serve(
     control: ControllerConfig,
     mut data: RuntimeConfig,
-    registry: Registry,
+    registry: Arc<Registry>,
     default_dir: &Path,
 ) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
     let (data_dir, deadline) = (control.data_dir.clone(), control.shutdown_timeout);
     let scheme = if control.stream_tls.is_some() { "https" } else { "http" };
-    let controller = controller::start(control).await?;
+    let controller = controller::start(control, Arc::clone(&registry)).await?;
     let stream = controller.addresses.stream.context("the config stream does not listen")?;
     let Ok(url) = format!("{scheme}://{}", reachable(stream)).parse();
     data.stream.controllers = vec![url];

@@ -4,7 +4,7 @@
 
 use std::net::Ipv6Addr;
 
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use super::RestApi;
 use super::url::port_number;
@@ -35,23 +35,19 @@ impl Hosts {
 
 impl RestApi {
     /// Fills the gateway's hosts into a source document, as it is stored and answered
-    /// (contract 2.2): where it names none, and in place of the sentinel. Parsing the
-    /// filled document gives the same API.
+    /// (contract 2.2): where it has no `vhosts`, and in place of the sentinel, so that a later
+    /// change of the defaults does not move an API that is deployed. Parsing the filled
+    /// document gives the same API.
     pub fn fill_hosts(source: &mut Value, defaults: &Defaults) {
         let Some(spec) = source.get_mut("spec").and_then(Value::as_object_mut) else { return };
         let vhosts = spec.entry("vhosts").or_insert(Value::Null);
         if vhosts.is_null() {
-            *vhosts = Value::Object(Map::new());
+            *vhosts = json!({"main": SENTINEL, "sandbox": SENTINEL});
         }
-        let Some(vhosts) = vhosts.as_object_mut() else { return };
         for (name, default) in [("main", &defaults.main_host), ("sandbox", &defaults.sandbox_host)] {
-            let filled = match vhosts.get(name) {
-                None | Some(Value::Null) => default.clone(),
-                Some(Value::String(text)) if text.trim().is_empty() => default.clone(),
-                Some(Value::String(text)) if text.contains(SENTINEL) => text.replace(SENTINEL, default),
-                Some(_) => continue,
-            };
-            vhosts.insert(name.to_owned(), Value::String(filled));
+            if let Some(Value::String(text)) = vhosts.get_mut(name) {
+                *text = text.replace(SENTINEL, default);
+            }
         }
     }
 }
@@ -64,8 +60,8 @@ pub(super) fn read(
 ) -> Hosts {
     let fields = spec.fields("vhosts", found);
     fields.only(&["main", "sandbox"], found);
-    let main = list(&fields, "main", &defaults.main_host, found);
-    let sandbox = list(&fields, "sandbox", &defaults.sandbox_host, found);
+    let main = list(&fields, "main", (&defaults.main_host, &defaults.main_domains), found);
+    let sandbox = list(&fields, "sandbox", (&defaults.sandbox_host, &defaults.sandbox_domains), found);
     if with_sandbox {
         for host in sandbox.iter().filter(|host| main.contains(host)) {
             let message = format!("Sandbox host '{host}' must differ from the main hosts");
@@ -75,12 +71,23 @@ pub(super) fn read(
     Hosts { main, sandbox: sandbox.join(";"), with_sandbox }
 }
 
-/// The hosts of one `;`-separated list: lower case, without repetition, defaults in their places.
-fn list(fields: &Fields<'_>, name: &str, default: &str, found: &mut Findings) -> Vec<String> {
+/// The hosts of one `;`-separated list: lower case, without repetition, defaults in their
+/// places, and the default host's patterns in the place of each of its names.
+fn list(
+    fields: &Fields<'_>,
+    name: &str,
+    (default, domains): (&str, &[String]),
+    found: &mut Findings,
+) -> Vec<String> {
     let written = fields.text(name, found).filter(|text| !text.trim().is_empty());
     let text = written.unwrap_or_else(|| default.to_owned()).replace(SENTINEL, default);
+    let mut names: Vec<&str> = text.split(';').map(str::trim).collect();
+    if !domains.is_empty() && default.split(';').all(|one| names.contains(&one.trim())) {
+        names.retain(|name| !default.split(';').any(|one| one.trim() == *name));
+        names.extend(domains.iter().map(|domain| domain.trim()));
+    }
     let mut hosts: Vec<String> = Vec::new();
-    for host in text.split(';').map(|host| host.trim().to_ascii_lowercase()) {
+    for host in names.into_iter().map(str::to_ascii_lowercase) {
         if !host.is_empty() && !hosts.contains(&host) {
             if !is_host_pattern(&host) {
                 let message = format!(
@@ -102,7 +109,10 @@ fn list(fields: &Fields<'_>, name: &str, default: &str, found: &mut Findings) ->
     hosts
 }
 
-fn is_host_pattern(host: &str) -> bool {
+/// Whether this names hosts as `spec.vhosts` does: a host with or without port, `*.example.com`,
+/// `name*` or `*`.
+#[must_use]
+pub fn is_host_pattern(host: &str) -> bool {
     if host == "*" {
         return true;
     }

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use balancing::{BalancingPolicy, DEFAULT_COOKIE, HashKey, LoadBalancing, StickyCookie};
 pub use headers::{MAX_REGEX_BYTES, header_regex};
 pub use health::{HealthCheck, HealthQuestion};
+pub use hosts::is_host_pattern;
 pub use operations::{MAX_HEADER_MATCHES, MAX_OPERATIONS, MAX_ROUTES};
 pub use parse::{MAX_PLANS, Parsed};
 pub use policies::MAX_POLICIES;

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who may use the management API (contract 1.3 and 7.2): users with passwords, and an
+//! identity provider's tokens. Checks nobody; `auth` does.
+
+use std::collections::BTreeMap;
+
+use ferrogate_base::config::Reader;
+use ferrogate_base::secret::Secret;
+use serde::Deserialize;
+
+use crate::auth::admin_password::ADMIN_NAME;
+use crate::auth::basic::{Password, User};
+use crate::auth::jwt::JwtSettings;
+use crate::auth::roles::ADMIN;
+
+/// `controller.auth.basic.users[]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfiguredUser {
+    username: String,
+    password: String,
+    #[serde(default)]
+    password_hashed: bool,
+    #[serde(default)]
+    roles: Vec<String>,
+}
+
+pub(super) fn basic(reader: &mut Reader<'_>) -> Option<Vec<User>> {
+    const USERS: &str = "controller.auth.basic.users";
+    let enabled = reader.bool("controller.auth.basic.enabled", true);
+    let configured: Vec<ConfiguredUser> = reader.tables(USERS);
+    if configured.iter().any(|user| user.username.is_empty() || user.password.is_empty()) {
+        reader.problem(USERS, "every user needs a username and a password");
+    }
+    // The variables that the contract's shipped file wires to its first user work without a file too.
+    let name = reader.string("controller.auth.basic.admin_username", ADMIN_NAME);
+    if let Some(hash) = reader.secret("controller.auth.basic.admin_password_hash")
+        && configured.is_empty()
+    {
+        let roles = vec![ADMIN.to_owned()];
+        return enabled.then(|| vec![User { name, password: Password::Hashed(hash), roles }]);
+    }
+    if configured.iter().any(|user| user.username.contains(':')) {
+        reader.problem(USERS, "a username cannot contain a colon");
+    }
+    let user = |user: ConfiguredUser| {
+        let password = Secret::new(user.password);
+        let password =
+            if user.password_hashed { Password::Hashed(password) } else { Password::Plain(password) };
+        User { name: user.username, password, roles: user.roles }
+    };
+    enabled.then(|| configured.into_iter().map(user).collect())
+}
+
+pub(super) fn jwt(reader: &mut Reader<'_>) -> Option<JwtSettings> {
+    let key = |name: &str| format!("controller.auth.idp.{name}");
+    let enabled = reader.bool(&key("enabled"), false);
+    let settings = JwtSettings {
+        jwks_url: reader.string(&key("jwks_url"), ""),
+        issuer: reader.string(&key("issuer"), ""),
+        audience: reader.strings(&key("audience"), &[]),
+        roles_claim: reader.string(&key("roles_claim"), "roles"),
+        role_mapping: role_mapping(reader, &key("role_mapping")),
+    };
+    if !enabled {
+        return None;
+    }
+    for (name, value) in [
+        ("jwks_url", &settings.jwks_url),
+        ("issuer", &settings.issuer),
+        ("roles_claim", &settings.roles_claim),
+    ] {
+        if value.is_empty() {
+            reader.problem(&key(name), "is needed when auth.idp.enabled is true");
+        }
+    }
+    Some(settings)
+}
+
+fn role_mapping(reader: &mut Reader<'_>, key: &str) -> BTreeMap<String, Vec<String>> {
+    let subtree = reader.subtree(key);
+    let mapping: BTreeMap<String, Vec<String>> = serde_json::from_value(subtree).unwrap_or_else(|_| {
+        reader.problem(key, "must map each local role to a list of the provider's values");
+        BTreeMap::new()
+    });
+    if mapping.values().filter(|values| values.iter().any(|value| value == "*")).count() > 1 {
+        reader.problem(key, "only one role can be mapped from \"*\"");
+    }
+    mapping
+}
