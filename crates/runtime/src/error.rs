@@ -38,12 +38,16 @@ pub enum Reason {
     UpgradeRefused,
     /// A policy needs the whole request body and it exceeds the buffer limit.
     RequestBodyTooLarge,
+    /// A policy looks into the request body and it decompresses to more than the ceiling.
+    RequestBodyInflated,
     /// The client stopped sending its body.
     RequestTimeout,
     /// The request body ended early or was malformed.
     RequestBodyBroken,
     /// A policy needs the whole response body and it exceeds the buffer limit.
     ResponseBodyTooLarge,
+    /// A policy looks into the response body and it decompresses to more than the ceiling.
+    ResponseBodyInflated,
     /// The upstream definition a policy chose does not exist, or has no usable target.
     UpstreamUnknown,
     /// The upstream's name does not resolve.
@@ -76,7 +80,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 29] = [
         Reason::RouteNotFound,
         Reason::NotReady,
         Reason::RoutePoisoned,
@@ -87,9 +91,11 @@ impl Reason {
         Reason::EscapedSlashRedirect,
         Reason::UpgradeRefused,
         Reason::RequestBodyTooLarge,
+        Reason::RequestBodyInflated,
         Reason::RequestTimeout,
         Reason::RequestBodyBroken,
         Reason::ResponseBodyTooLarge,
+        Reason::ResponseBodyInflated,
         Reason::UpstreamUnknown,
         Reason::UpstreamUnresolved,
         Reason::UpstreamConnectFailed,
@@ -118,68 +124,44 @@ impl Reason {
         self.row().1
     }
 
-    /// The table: name, status, the short text of the body's `error`.
-    const fn row(self) -> (&'static str, StatusCode, &'static str) {
+    /// The table: name and status. The short text of the body's `error` is the status's own.
+    const fn row(self) -> (&'static str, StatusCode) {
         match self {
-            Reason::RouteNotFound => ("route_not_found", StatusCode::NOT_FOUND, "Not Found"),
-            Reason::NotReady => ("not_ready", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
-            Reason::RoutePoisoned => {
-                ("route_poisoned", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            Reason::RouteNotFound => ("route_not_found", StatusCode::NOT_FOUND),
+            Reason::NotReady => ("not_ready", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::RoutePoisoned => ("route_poisoned", StatusCode::INTERNAL_SERVER_ERROR),
+            Reason::PolicyFailed => ("policy_failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST),
+            Reason::RequestHeadTooLarge => {
+                ("request_head_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
             }
-            Reason::PolicyFailed => {
-                ("policy_failed", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            Reason::EscapedSlash => ("escaped_slash", StatusCode::BAD_REQUEST),
+            Reason::EscapedSlashRedirect => ("escaped_slash_redirect", StatusCode::TEMPORARY_REDIRECT),
+            Reason::UpgradeRefused => ("upgrade_refused", StatusCode::NOT_IMPLEMENTED),
+            Reason::RequestBodyTooLarge => ("request_body_too_large", StatusCode::PAYLOAD_TOO_LARGE),
+            Reason::RequestBodyInflated => {
+                ("request_body_decompressed_too_large", StatusCode::PAYLOAD_TOO_LARGE)
             }
-            Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, "Bad Request"),
-            Reason::RequestHeadTooLarge => (
-                "request_head_too_large",
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "Request Header Fields Too Large",
-            ),
-            Reason::EscapedSlash => ("escaped_slash", StatusCode::BAD_REQUEST, "Bad Request"),
-            Reason::EscapedSlashRedirect => {
-                ("escaped_slash_redirect", StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect")
+            Reason::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),
+            Reason::RequestBodyBroken => ("request_body_broken", StatusCode::BAD_REQUEST),
+            Reason::ResponseBodyTooLarge => ("response_body_too_large", StatusCode::INTERNAL_SERVER_ERROR),
+            Reason::ResponseBodyInflated => {
+                ("response_body_decompressed_too_large", StatusCode::INTERNAL_SERVER_ERROR)
             }
-            Reason::UpgradeRefused => ("upgrade_refused", StatusCode::NOT_IMPLEMENTED, "Not Implemented"),
-            Reason::RequestBodyTooLarge => {
-                ("request_body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
-            }
-            Reason::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT, "Request Timeout"),
-            Reason::RequestBodyBroken => ("request_body_broken", StatusCode::BAD_REQUEST, "Bad Request"),
-            Reason::ResponseBodyTooLarge => {
-                ("response_body_too_large", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
-            }
-            Reason::UpstreamUnknown => {
-                ("upstream_unknown", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
-            }
-            Reason::UpstreamUnresolved => {
-                ("upstream_unresolved", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
-            }
-            Reason::UpstreamConnectFailed => {
-                ("upstream_connect_failed", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
-            }
-            Reason::UpstreamConnectTimeout => {
-                ("upstream_connect_timeout", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
-            }
-            Reason::UpstreamTlsFailed => {
-                ("upstream_tls_failed", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
-            }
-            Reason::UpstreamReset => {
-                ("upstream_reset", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
-            }
-            Reason::UpstreamProtocol => ("upstream_protocol", StatusCode::BAD_GATEWAY, "Bad Gateway"),
-            Reason::UpstreamTimeout => ("upstream_timeout", StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout"),
-            Reason::StreamIdleTimeout => {
-                ("stream_idle_timeout", StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout")
-            }
-            Reason::CircuitOpen => ("circuit_open", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
-            Reason::Overflow => ("overflow", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
-            Reason::FaultInjected => {
-                ("fault_injected", StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
-            }
-            Reason::BadUpstreamPath => {
-                ("bad_upstream_path", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
-            }
-            Reason::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),
+            Reason::UpstreamUnknown => ("upstream_unknown", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::UpstreamUnresolved => ("upstream_unresolved", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::UpstreamConnectFailed => ("upstream_connect_failed", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::UpstreamConnectTimeout => ("upstream_connect_timeout", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::UpstreamTlsFailed => ("upstream_tls_failed", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::UpstreamReset => ("upstream_reset", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::UpstreamProtocol => ("upstream_protocol", StatusCode::BAD_GATEWAY),
+            Reason::UpstreamTimeout => ("upstream_timeout", StatusCode::GATEWAY_TIMEOUT),
+            Reason::StreamIdleTimeout => ("stream_idle_timeout", StatusCode::GATEWAY_TIMEOUT),
+            Reason::CircuitOpen => ("circuit_open", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::Overflow => ("overflow", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::FaultInjected => ("fault_injected", StatusCode::SERVICE_UNAVAILABLE),
+            Reason::BadUpstreamPath => ("bad_upstream_path", StatusCode::INTERNAL_SERVER_ERROR),
+            Reason::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 
@@ -188,7 +170,7 @@ impl Reason {
         match self {
             // Fixed by contract 4.8, to the byte.
             Reason::RouteNotFound | Reason::RoutePoisoned => Shape::Fixed,
-            Reason::PolicyFailed => Shape::WithId,
+            Reason::PolicyFailed | Reason::RequestBodyInflated => Shape::WithId,
             Reason::NotReady
             | Reason::BadRequest
             | Reason::RequestHeadTooLarge
@@ -199,6 +181,7 @@ impl Reason {
             | Reason::RequestTimeout
             | Reason::RequestBodyBroken
             | Reason::ResponseBodyTooLarge
+            | Reason::ResponseBodyInflated
             | Reason::UpstreamUnknown
             | Reason::UpstreamUnresolved
             | Reason::UpstreamConnectFailed
@@ -318,9 +301,9 @@ impl Failure {
     /// The answer, with a fresh error id where its shape has one; the id is returned for the log.
     #[must_use]
     pub fn answer(&self) -> (OwnAnswer, Option<Uuid>) {
-        let (name, usual, usual_text) = self.reason.row();
+        let (name, usual) = self.reason.row();
         let status = self.status.unwrap_or(usual);
-        let text = self.status.and_then(|status| status.canonical_reason()).unwrap_or(usual_text);
+        let text = status.canonical_reason().unwrap_or("Failed");
         let mut headers = vec![(CONTENT_TYPE, JSON)];
         let id = match self.reason.shape() {
             Shape::Fixed => None,

@@ -14,6 +14,7 @@ pub mod sync;
 // The proxy side: how it is served.
 pub mod access_log;
 pub mod admin;
+pub mod coding;
 pub mod config;
 pub mod conn;
 pub mod deadline;

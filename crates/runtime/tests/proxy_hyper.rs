@@ -6,6 +6,8 @@ use ferrogate_runtime::config::Http1Codec;
 /// Who speaks HTTP/1 with the clients here.
 const CODEC: Http1Codec = Http1Codec::Hyper;
 
+#[path = "proxy/coded.rs"]
+mod coded;
 #[path = "proxy/failures.rs"]
 mod failures;
 #[path = "proxy/forwarding.rs"]

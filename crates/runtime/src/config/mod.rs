@@ -117,6 +117,10 @@ pub struct Limits {
     /// Bytes of a body held for a policy that needs it whole. A longer request is answered
     /// 413, a longer response 500 (contract 4.8).
     pub body_buffer_bytes: usize,
+    /// What a coded request body that a policy looks into may stand for. More is answered 413.
+    pub request_decompressed_bytes: usize,
+    /// The same for responses. More is answered 500.
+    pub response_decompressed_bytes: usize,
     /// From a head's first byte to its last. A slower client is disconnected.
     pub head_timeout: Duration,
     /// A connection without a request for this long is closed.
@@ -330,6 +334,8 @@ impl Default for Limits {
             max_headers: 100,
             max_h2_streams: 256,
             body_buffer_bytes: 1024 * 1024,
+            request_decompressed_bytes: 10 * 1024 * 1024,
+            response_decompressed_bytes: 10 * 1024 * 1024,
             head_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(3600),
             write_stall_timeout: Duration::from_secs(300),

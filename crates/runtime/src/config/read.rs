@@ -45,10 +45,8 @@ const WITHOUT_EFFECT: [&str; 16] = [
 ];
 
 /// As above, of the policy engine's section.
-const WITHOUT_EFFECT_POLICY_ENGINE: [&str; 6] = [
+const WITHOUT_EFFECT_POLICY_ENGINE: [&str; 4] = [
     "policy_engine.admin.pprof",
-    "policy_engine.request_body",
-    "policy_engine.response_body",
     "policy_engine.logging",
     "policy_engine.python_executor",
     "policy_engine.file_config",
@@ -183,6 +181,20 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             default.body_buffer_bytes,
             1,
             104_857_600,
+        ),
+        request_decompressed_bytes: ranged(
+            reader,
+            "policy_engine.request_body.max_decompressed_bytes",
+            default.request_decompressed_bytes,
+            1,
+            1 << 30,
+        ),
+        response_decompressed_bytes: ranged(
+            reader,
+            "policy_engine.response_body.max_decompressed_bytes",
+            default.response_decompressed_bytes,
+            1,
+            1 << 30,
         ),
         head_timeout: time_or_off(
             reader,

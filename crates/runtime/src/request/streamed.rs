@@ -21,8 +21,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::walk::{Live, Walk};
 use super::{Routed, body, outbound};
 use crate::access_log::{Record, Traffic};
+use crate::coding::{Coding, Fault, Stream};
 use crate::conn::io::InFlight;
 use crate::error::{Failure, Reason};
+use crate::head::ResponseParts;
 use crate::response::body::{ResponseBody, Source, UpstreamBody, WalkBody};
 use crate::response::{self, Draft};
 use crate::upstream::body::{BodyError, ClientBody, OutgoingBody};
@@ -47,7 +49,23 @@ struct Out {
 /// Where the response's body goes from here.
 enum Onward {
     Over(Draft),
-    Stream(Draft, UpstreamBody),
+    /// The body comes in this coding.
+    Stream(Draft, UpstreamBody, Option<Coding>),
+}
+
+/// The client's body, and the coding it comes in.
+struct Arriving {
+    body: Incoming,
+    coding: Option<Coding>,
+    /// The coding that the header names once the header hooks are through.
+    named: Option<Coding>,
+}
+
+/// The response on its way through its policies.
+struct Departing {
+    head: ResponseParts,
+    body: UpstreamBody,
+    codec: Option<Stream>,
 }
 
 /// Why the request's body stopped on its way.
@@ -103,7 +121,8 @@ async fn run(worker: Rc<Worker>, routed: Routed, incoming: Incoming, mut record:
     let traffic = record.traffic.clone();
     let live = RefCell::new(live);
     let (to_upstream, chunks) = mpsc::channel(1);
-    let incoming = RefCell::new(Some(incoming));
+    let coding = Coding::of(&live.borrow().head.headers);
+    let incoming = RefCell::new(Some(Arriving { body: incoming, coding, named: None }));
     let mut pump =
         Pump { running: false, future: pin!(pump(&walk, &live, &incoming, to_upstream, &traffic, &stopped)) };
 
@@ -115,14 +134,16 @@ async fn run(worker: Rc<Worker>, routed: Routed, incoming: Incoming, mut record:
         None => drafted,
     };
     match drafted {
-        Ok(Onward::Stream(draft, upstream)) => {
-            let head =
-                crate::head::ResponseParts { status: draft.head.status, headers: draft.head.headers.clone() };
+        Ok(Onward::Stream(draft, upstream, coding)) => {
+            let head = ResponseParts { status: draft.head.status, headers: draft.head.headers.clone() };
+            let limit = worker.shared.config.limits.response_decompressed_bytes;
+            let codec = coding.map(|coding| Stream::new(coding, Coding::of(&head.headers), limit));
             let response = draft.finish(&worker, &mut record, |_| ());
             if out.begun.send(Begun::Streaming(response)).is_err() {
                 return;
             }
-            stream(&walk, &live, head, upstream, &mut pump, &mut record, &out.frames).await;
+            let upstream = Departing { head, body: upstream, codec };
+            stream(&walk, &live, upstream, &mut pump, &mut record, &out.frames).await;
         }
         Ok(Onward::Over(draft)) => over(&worker, draft, record, out.begun),
         Err(failure) => {
@@ -144,7 +165,7 @@ fn over(worker: &Worker, draft: Draft, mut record: Box<Record>, begun: oneshot::
 async fn draft<'a>(
     walk: &Walk<'a>,
     live: &RefCell<Live<'a>>,
-    incoming: &RefCell<Option<Incoming>>,
+    incoming: &RefCell<Option<Arriving>>,
     chunks: mpsc::Receiver<Result<Frame<Bytes>, BodyError>>,
     pump: &mut Pump<'_, impl Future<Output = ()>>,
     method: &Method,
@@ -157,25 +178,30 @@ async fn draft<'a>(
     let Some(taken) = incoming.take() else { return Err(Failure::new(Reason::Internal)) };
     let need = walk.chain.request_body_need();
     let stream_request = need == BodyNeed::Streamed
-        && !taken.is_end_stream()
-        && outbound::is_stream(&live.borrow().head, taken.size_hint().exact());
+        && !taken.body.is_end_stream()
+        && outbound::is_stream(&live.borrow().head, taken.body.size_hint().exact());
     let limit = walk.worker.shared.config.limits.body_buffer_bytes;
     let body = if stream_request {
-        incoming.replace(Some(taken));
+        let named = Coding::of(&live.borrow().head.headers);
+        incoming.replace(Some(Arriving { named, ..taken }));
         live.borrow_mut().head.headers.remove(CONTENT_LENGTH);
         pump.running = true;
         OutgoingBody::Chunks(chunks)
     } else if need == BodyNeed::None {
-        body::pass(taken, &record.traffic)
+        body::pass(taken.body, &record.traffic)
     } else {
-        let mut bytes = body::gather(taken, &record.traffic, &walk.deadlines, limit).await?;
+        let raw = body::gather(taken.body, &record.traffic, &walk.deadlines, limit).await?;
+        let opened = walk.open_request(taken.coding, raw).await?;
+        let mut bytes = opened.plain();
         if let Some(answer) = walk.ask_body(&mut live.borrow_mut(), &mut bytes, true, record)? {
             return Ok(Onward::Over(answer));
         }
-        body::whole(bytes)
+        let coding = Coding::of(&live.borrow().head.headers);
+        body::whole(opened.close(coding, bytes).await)
     };
     let outgoing = walk.outgoing(&mut live.borrow_mut(), body, record);
     let mut draft = pump.beside(walk.reply(outgoing, None, record)).await?;
+    let coding = Coding::of(&draft.head.headers);
     if let Some(answer) = walk.tell(&mut live.borrow_mut(), &mut draft.head, record)? {
         return Ok(Onward::Over(answer));
     }
@@ -193,10 +219,17 @@ async fn draft<'a>(
         && let Source::Upstream(upstream) = std::mem::replace(&mut draft.source, Source::Whole(None))
     {
         draft.head.headers.remove(CONTENT_LENGTH);
-        return Ok(Onward::Stream(draft, upstream));
+        return Ok(Onward::Stream(draft, upstream, coding));
     }
-    let bytes = pump.beside(walk.gather(&mut draft, method, record)).await?;
-    walk.tell_body(&mut live.borrow_mut(), draft, bytes, method, record).map(Onward::Over)
+    let raw = pump.beside(walk.gather(&mut draft, method, record)).await?;
+    let opened = pump.beside(walk.open_response(coding, raw)).await?;
+    let mut bytes = opened.plain();
+    if let Some(answer) = walk.tell_body(&mut live.borrow_mut(), &mut draft, &mut bytes, record)? {
+        return Ok(Onward::Over(answer));
+    }
+    let coding = Coding::of(&draft.head.headers);
+    draft.replace_body(method, pump.beside(opened.close(coding, bytes)).await);
+    Ok(Onward::Over(draft))
 }
 
 // The cell is not shared while this waits; the borrow is released before the pump starts.
@@ -213,14 +246,13 @@ async fn ask<'a>(
 async fn stream<'a>(
     walk: &Walk<'a>,
     live: &RefCell<Live<'a>>,
-    mut head: crate::head::ResponseParts,
-    mut upstream: UpstreamBody,
+    mut upstream: Departing,
     pump: &mut Pump<'_, impl Future<Output = ()>>,
     record: &mut Record,
     frames: &Frames,
 ) {
     loop {
-        let frame = match pump.beside(response::next_frame(&mut upstream, record)).await {
+        let frame = match pump.beside(response::next_frame(&mut upstream.body, record)).await {
             Ok(frame) => frame,
             Err(failure) => {
                 record.fail(&failure, None);
@@ -235,15 +267,24 @@ async fn stream<'a>(
             Some(Err(trailers)) => (Bytes::new(), Some(trailers), true),
             None => (Bytes::new(), None, true),
         };
+        if let Err(fault) = open(&mut upstream.codec, &mut bytes, last) {
+            record.fail(&undecoded(fault, Reason::ResponseBodyInflated, Reason::UpstreamProtocol), None);
+            let _gone = pump.beside(frames.send(Err(BodyError::Stopped))).await;
+            return;
+        }
         {
             let Live { head: request, exchange, run } = &mut *live.borrow_mut();
-            let verdict = walk.chain.response_body(request, &mut head, &mut bytes, last, exchange, run);
+            let head = &mut upstream.head;
+            let verdict = walk.chain.response_body(request, head, &mut bytes, last, exchange, run);
             if !matches!(verdict, Ok(ferrogate_policy::Verdict::Continue)) {
                 let failure = Failure::with(Reason::PolicyFailed, "a policy stopped the response");
                 record.fail(&failure, None);
                 record.policy = run.decision().map(|decision| decision.policy);
                 bytes.clear();
             }
+        }
+        if let Some(codec) = &mut upstream.codec {
+            bytes = codec.close(bytes, last);
         }
         let size = bytes.len() as u64;
         let data = if record.reason.is_some() { Err(BodyError::Stopped) } else { Ok(Frame::data(bytes)) };
@@ -268,12 +309,14 @@ async fn stream<'a>(
 async fn pump<'a>(
     walk: &Walk<'a>,
     live: &RefCell<Live<'a>>,
-    incoming: &RefCell<Option<Incoming>>,
+    incoming: &RefCell<Option<Arriving>>,
     to_upstream: Frames,
     traffic: &Rc<Traffic>,
     stopped: &Stopped,
 ) {
-    let Some(incoming) = incoming.take() else { return };
+    let Some(Arriving { body: incoming, coding, named }) = incoming.take() else { return };
+    let limit = walk.worker.shared.config.limits.request_decompressed_bytes;
+    let mut codec = coding.map(|coding| Stream::new(coding, named, limit));
     // Complete only when the policies are through as well.
     let own = Rc::new(Traffic::default());
     let mut body = ClientBody::new(incoming, own.clone());
@@ -293,7 +336,11 @@ async fn pump<'a>(
             }
             None => (Bytes::new(), None, true),
         };
-        {
+        if let Err(fault) = open(&mut codec, &mut bytes, last) {
+            let failure = undecoded(fault, Reason::RequestBodyInflated, Reason::RequestBodyBroken);
+            stopped.replace(Some(Err(failure)));
+        }
+        if stopped.borrow().is_none() {
             let Live { head, exchange, run } = &mut *live.borrow_mut();
             match walk.chain.request_body(head, &mut bytes, last, exchange, run) {
                 Ok(ferrogate_policy::Verdict::Continue) => {}
@@ -304,6 +351,9 @@ async fn pump<'a>(
                     stopped.replace(Some(Err(Failure::with(Reason::PolicyFailed, failure))));
                 }
             }
+        }
+        if let Some(codec) = &mut codec {
+            bytes = codec.close(bytes, last);
         }
         let empty = bytes.is_empty();
         let data = if stopped.borrow().is_some() { Err(BodyError::Stopped) } else { Ok(Frame::data(bytes)) };
@@ -323,6 +373,22 @@ async fn pump<'a>(
             traffic.request_complete.set(true);
             return;
         }
+    }
+}
+
+/// Puts what a part stands for in its place.
+fn open(codec: &mut Option<Stream>, part: &mut Bytes, last: bool) -> Result<(), Fault> {
+    if let Some(codec) = codec {
+        *part = codec.open(part, last)?;
+    }
+    Ok(())
+}
+
+/// What a body that cannot be decoded comes to once a part of it may be on its way.
+fn undecoded(fault: Fault, too_large: Reason, malformed: Reason) -> Failure {
+    match fault {
+        Fault::TooLarge => Failure::with(too_large, "one part decompresses to more than the ceiling"),
+        Fault::Malformed => Failure::with(malformed, "the body is not in the coding that its header names"),
     }
 }
 

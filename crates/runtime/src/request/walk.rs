@@ -11,12 +11,13 @@ use bytes::Bytes;
 use ferrogate_model::kinds::rest_api::{HostRewrite, UpstreamProtocol};
 use ferrogate_policy::chain::PolicyFailure;
 use ferrogate_policy::{BodyNeed, Chain, ChainRun, Exchange, Verdict};
-use http::header::{CONTENT_LENGTH, SET_COOKIE};
+use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::Incoming;
 
 use super::{Routed, attempts, body, outbound};
 use crate::access_log::Record;
+use crate::coding::{Coding, Opened};
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
 use crate::forwarded;
@@ -82,6 +83,7 @@ pub async fn whole(
     let request_id = record.request_id.clone();
     let mut live = walk.live(head, &request_id, client);
     let method = live.head.current_method().clone();
+    let coding = Coding::of(&live.head.headers);
     if let Some(answer) = walk.ask(&mut live, record).await? {
         return Ok(answer);
     }
@@ -95,21 +97,30 @@ pub async fn whole(
         },
         BodyNeed::Streamed | BodyNeed::Buffered => {
             let limit = worker.shared.config.limits.body_buffer_bytes;
-            let mut bytes = body::gather(incoming, &record.traffic, &walk.deadlines, limit).await?;
+            let raw = body::gather(incoming, &record.traffic, &walk.deadlines, limit).await?;
+            let opened = walk.open_request(coding, raw).await?;
+            let mut bytes = opened.plain();
             if let Some(answer) = walk.ask_body(&mut live, &mut bytes, true, record)? {
                 return Ok(answer);
             }
-            body::whole(bytes)
+            body::whole(opened.close(Coding::of(&live.head.headers), bytes).await)
         }
     };
     let outgoing = walk.outgoing(&mut live, body, record);
     let mut draft = walk.reply(outgoing, switch, record).await?;
+    let coding = Coding::of(&draft.head.headers);
     if let Some(answer) = walk.tell(&mut live, &mut draft.head, record)? {
         return Ok(answer);
     }
     if chain.response_body_need() != BodyNeed::None {
-        let bytes = walk.gather(&mut draft, &method, record).await?;
-        return walk.tell_body(&mut live, draft, bytes, &method, record);
+        let raw = walk.gather(&mut draft, &method, record).await?;
+        let opened = walk.open_response(coding, raw).await?;
+        let mut bytes = opened.plain();
+        if let Some(answer) = walk.tell_body(&mut live, &mut draft, &mut bytes, record)? {
+            return Ok(answer);
+        }
+        let coding = Coding::of(&draft.head.headers);
+        draft.replace_body(&method, opened.close(coding, bytes).await);
     }
     Ok(draft)
 }
@@ -313,22 +324,27 @@ impl<'a> Walk<'a> {
     pub fn tell_body(
         &self,
         live: &mut Live<'_>,
-        mut draft: Draft,
-        mut bytes: Bytes,
-        method: &Method,
+        draft: &mut Draft,
+        bytes: &mut Bytes,
         record: &mut Record,
-    ) -> Result<Draft, Failure> {
+    ) -> Result<Option<Draft>, Failure> {
         let Live { head, exchange, run } = live;
-        let verdict = self.chain.response_body(head, &mut draft.head, &mut bytes, true, exchange, run);
-        if let Some(answer) = self.settle(verdict, &live.run, record)? {
-            return Ok(answer);
-        }
-        if draft.may_have_body(method) {
-            // The codec writes the length of what is really sent.
-            draft.head.headers.remove(CONTENT_LENGTH);
-            draft.source = Source::Whole(Some(bytes));
-        }
-        Ok(draft)
+        let verdict = self.chain.response_body(head, &mut draft.head, bytes, true, exchange, run);
+        self.settle(verdict, &live.run, record)
+    }
+
+    /// A whole request body as policies see it.
+    pub async fn open_request(&self, coding: Option<Coding>, raw: Bytes) -> Result<Opened, Failure> {
+        let limit = self.worker.shared.config.limits.request_decompressed_bytes;
+        let opened = Opened::open(coding, raw, limit).await;
+        opened.map_err(|_| inflated(Reason::RequestBodyInflated, limit))
+    }
+
+    /// A whole response body as policies see it.
+    pub async fn open_response(&self, coding: Option<Coding>, raw: Bytes) -> Result<Opened, Failure> {
+        let limit = self.worker.shared.config.limits.response_decompressed_bytes;
+        let opened = Opened::open(coding, raw, limit).await;
+        opened.map_err(|_| inflated(Reason::ResponseBodyInflated, limit))
     }
 
     /// A verdict's consequence, noted in the record.
@@ -351,4 +367,9 @@ impl<'a> Walk<'a> {
             }
         }
     }
+}
+
+/// A body that stands for more than it may.
+pub fn inflated(reason: Reason, limit: usize) -> Failure {
+    Failure::with(reason, format!("more than {limit} bytes when decompressed"))
 }

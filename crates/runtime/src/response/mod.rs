@@ -105,6 +105,15 @@ impl Draft {
             && status != StatusCode::NOT_MODIFIED
     }
 
+    /// Puts the body that policies made in place of the one that came, where there may be one.
+    pub fn replace_body(&mut self, method: &Method, bytes: Bytes) {
+        if self.may_have_body(method) {
+            // The codec writes the length of what is really sent.
+            self.head.headers.remove(CONTENT_LENGTH);
+            self.source = Source::Whole(Some(bytes));
+        }
+    }
+
     /// The finished response.
     #[must_use]
     pub fn finish<B>(

@@ -8,6 +8,7 @@ use ferrogate_runtime::config::Http1Codec;
 const CODEC: Http1Codec = Http1Codec::Own;
 
 mod answers;
+mod coded;
 mod failures;
 mod forwarding;
 mod grpc;

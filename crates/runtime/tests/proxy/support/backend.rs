@@ -144,8 +144,13 @@ async fn answer(request: Request<Incoming>, gate: &Semaphore) -> Response<Body> 
         std::future::pending::<()>().await;
     }
     if path.contains("/mirror") {
-        // The body goes back as it comes, at the reader's pace.
-        return Response::new(request.into_body().boxed());
+        // The body goes back as it comes, at the reader's pace and in the same coding.
+        let coding = request.headers().get("content-encoding").cloned();
+        let mut response = Response::new(request.into_body().boxed());
+        if let Some(coding) = coding {
+            response.headers_mut().insert("content-encoding", coding);
+        }
+        return response;
     }
     if path.contains("/large") {
         let chunk = Bytes::from(vec![b'x'; 64 * 1024]);

@@ -48,6 +48,7 @@ impl Hooks for Doing {
             "outbound" => Phases { request_outbound: true, ..Phases::default() },
             "buffer-request" => Phases { request_body: BodyNeed::Buffered, ..base },
             "buffer-response" => Phases { response_body: BodyNeed::Buffered, ..base },
+            "look" => Phases { request_body: BodyNeed::Buffered, response_body: BodyNeed::Buffered, ..base },
             "stream-request" | "stop-request" => Phases { request_body: BodyNeed::Streamed, ..base },
             "stream-response" | "stop-response" => Phases { response_body: BodyNeed::Streamed, ..base },
             "stream-both" => {
@@ -109,7 +110,9 @@ impl Hooks for Doing {
             assert!(last, "a buffered body comes once");
             head.set(&name("x-body-bytes"), HeaderValue::from(body.len()));
         }
-        *body = changed(body, last);
+        if self.what != "look" {
+            *body = changed(body, last);
+        }
         Ok(Verdict::Continue)
     }
 
@@ -146,6 +149,10 @@ impl Hooks for Doing {
     ) -> Result<Verdict, PolicyError> {
         if self.what == "stop-response" && last {
             return Err(PolicyError("not this body".to_owned()));
+        }
+        if self.what == "look" {
+            head.set(&name("x-seen"), HeaderValue::from(body.len()));
+            return Ok(Verdict::Continue);
         }
         head.set(&name("x-changed"), value("1"));
         *body = changed(body, last);
