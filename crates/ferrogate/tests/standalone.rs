@@ -127,6 +127,44 @@ fn one_run_tells_every_problem_of_a_configuration() -> anyhow::Result<()> {
 }
 
 #[test]
+fn the_flags_of_the_config_stream_stand_for_their_keys() -> anyhow::Result<()> {
+    let stream = ["--gateway-id", "g", "--stream-ca", "ca", "--stream-cert", "crt", "--stream-key", "key"];
+    let runtime = ["--controller", "https://c:1", "--stream-server-name", "name"];
+    for (role, more, keys) in [
+        (
+            "runtime",
+            &runtime[..],
+            &[
+                ("runtime.gateway_id", "g"),
+                ("runtime.tls.ca_file", "ca"),
+                ("runtime.tls.cert_file", "crt"),
+                ("runtime.tls.key_file", "key"),
+                ("runtime.tls.server_name", "name"),
+            ][..],
+        ),
+        (
+            "controller",
+            &[],
+            &[
+                ("controller.server.gateway_id", "g"),
+                ("controller.stream.tls.client_ca_file", "ca"),
+                ("controller.stream.tls.cert_file", "crt"),
+                ("controller.stream.tls.key_file", "key"),
+            ],
+        ),
+    ] {
+        let output = ferrogate(&[&[role, "--check"], &stream[..], more].concat())?;
+        let effective = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        for (key, value) in keys {
+            let line = format!("{key} = \"{value}\"  # flag --");
+            assert!(effective.contains(&line), "{line} is missing in\n{effective}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_taken_port_is_one_line_that_names_it() -> anyhow::Result<()> {
     let root = tempfile::tempdir()?;
     let taken = TcpListener::bind("127.0.0.1:0")?;

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 pub use exit::Exit;
 pub use roles::{
     Common, ControllerFlags, DemoFlags, PkiFlags, RuntimeFlags, SampleBackendFlags, StandaloneFlags,
+    StreamTlsFlags,
 };
 pub use verbs::{ApplyFlags, Connection, Output, Verb, Waiting};
 
@@ -72,10 +73,11 @@ mod tests {
         let lines = [
             "controller --config a --config b --database-url sqlite://x --gateway-id g --replica-id r --zone z \
              --data-dir d --listen-management off --listen-admin off --listen-metrics off --listen-stream off \
-             --join-token-file t --check",
+             --join-token-file t --stream-ca a --stream-cert c --stream-key k --check",
             "runtime --config a --controller http://a --controller http://b --runtime-id r --zone z --data-dir d \
              --listen-http off --listen-https off --listen-admin off --listen-metrics off --listen-readiness off \
-             --join-token-file t --workers 2",
+             --gateway-id g --join-token-file t --stream-ca a --stream-cert c --stream-key k \
+             --stream-server-name n --workers 2",
             "standalone --config a --data-dir d --zone z --workers 2 --listen-management off --listen-admin off \
              --listen-metrics off --listen-stream off --listen-http off --listen-https off --listen-readiness off \
              --listen-runtime-admin off --listen-runtime-metrics off",

@@ -63,6 +63,23 @@ pub struct ControllerFlags {
     /// File with the token that runtimes must present
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
+    /// Certificates of the config stream.
+    #[command(flatten)]
+    pub stream: StreamTlsFlags,
+}
+
+/// Certificates of one end of the config stream; the same flags at both ends.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StreamTlsFlags {
+    /// Authority that the other end's certificate must come from (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub stream_ca: Option<PathBuf>,
+    /// Certificate of this end of the config stream (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub stream_cert: Option<PathBuf>,
+    /// Key of that certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub stream_key: Option<PathBuf>,
 }
 
 /// Flags of `runtime`.
@@ -74,6 +91,9 @@ pub struct RuntimeFlags {
     /// A controller's config stream; give it once per controller
     #[arg(long, value_name = "URL")]
     pub controller: Vec<String>,
+    /// Which gateway to serve; its controllers and runtimes share it
+    #[arg(long, value_name = "ID")]
+    pub gateway_id: Option<String>,
     /// What this runtime is called in the cluster view
     #[arg(long, value_name = "ID")]
     pub runtime_id: Option<String>,
@@ -95,6 +115,12 @@ pub struct RuntimeFlags {
     /// File with the token to present to controllers
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
+    /// Certificates of the config stream.
+    #[command(flatten)]
+    pub stream: StreamTlsFlags,
+    /// Name in the controllers' certificates, when it is not the host of their URLs
+    #[arg(long, value_name = "NAME")]
+    pub stream_server_name: Option<String>,
     /// Threads that serve traffic; 0 means one per core
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,

@@ -52,6 +52,12 @@ pub fn run(flags: &ControllerFlags) -> anyhow::Result<Exit> {
     flag(&mut sources, "controller.join_token_file", "--join-token-file", token);
     let key = flags.encryption_key_file.as_ref().map(|path| path.display());
     flag(&mut sources, "controller.encryption.key_file", "--encryption-key-file", key);
+    let keys = [
+        "controller.stream.tls.client_ca_file",
+        "controller.stream.tls.cert_file",
+        "controller.stream.tls.key_file",
+    ];
+    settings::stream_flags(&mut sources, &flags.stream, keys);
     let role = Role { common: &flags.common, sections: &SECTIONS, logging: "controller" };
     let read = |reader: &mut Reader<'_>| (Config::read(reader), super::registry(reader));
     match settings::load(&role, sources, read)? {

@@ -40,7 +40,9 @@ pub fn run(flags: &RuntimeFlags) -> anyhow::Result<Exit> {
         sources.flag("runtime.controllers", "--controller", url.as_str());
     }
     let pairs = [
+        ("runtime.gateway_id", "--gateway-id", &flags.gateway_id),
         ("runtime.id", "--runtime-id", &flags.runtime_id),
+        ("runtime.tls.server_name", "--stream-server-name", &flags.stream_server_name),
         ("runtime.listen.http", "--listen-http", &flags.listen_http),
         ("runtime.listen.https", "--listen-https", &flags.listen_https),
         ("runtime.listen.admin", "--listen-admin", &flags.listen_admin),
@@ -52,6 +54,8 @@ pub fn run(flags: &RuntimeFlags) -> anyhow::Result<Exit> {
     }
     let token = flags.join_token_file.as_ref().map(|path| path.display());
     flag(&mut sources, "runtime.join_token_file", "--join-token-file", token);
+    let keys = ["runtime.tls.ca_file", "runtime.tls.cert_file", "runtime.tls.key_file"];
+    settings::stream_flags(&mut sources, &flags.stream, keys);
     let role = Role { common: &flags.common, sections: &SECTIONS, logging: "policy_engine" };
     let read = |reader: &mut Reader<'_>| (read(reader), super::registry(reader));
     match settings::load(&role, sources, read)? {

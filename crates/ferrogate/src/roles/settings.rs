@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ferrogate_base::config::{ConfigError, Origin, Reader, Sources};
 use ferrogate_base::telemetry::{self, LogFormat, LogSettings};
 
-use crate::cli::{Common, Exit};
+use crate::cli::{Common, Exit, StreamTlsFlags};
 use crate::output;
 
 /// What a gateway is called when nobody named it: both planes must agree.
@@ -67,6 +67,18 @@ pub fn sources(common: &Common) -> Sources {
 pub fn flag(sources: &mut Sources, key: &str, name: &str, value: Option<impl ToString>) {
     if let Some(value) = value {
         sources.flag(key, name, value.to_string());
+    }
+}
+
+/// The certificates of one end of the config stream, whose keys are `[authority, certificate, key]`.
+pub fn stream_flags(sources: &mut Sources, flags: &StreamTlsFlags, keys: [&str; 3]) {
+    let given = [
+        ("--stream-ca", &flags.stream_ca),
+        ("--stream-cert", &flags.stream_cert),
+        ("--stream-key", &flags.stream_key),
+    ];
+    for (key, (name, path)) in keys.into_iter().zip(given) {
+        flag(sources, key, name, path.as_ref().map(|path| path.display()));
     }
 }
 
