@@ -375,7 +375,7 @@ impl Default for Upstream {
             request_timeout: Duration::from_secs(60),
             stream_idle_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(5),
-            max_idle_per_target: 256,
+            max_idle_per_target: 4096,
             pool_idle_timeout: Duration::from_secs(60),
             pool_max_age: Duration::from_secs(600),
             max_h2_streams: 100,

@@ -13,14 +13,19 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::fields::Lists;
 
-/// The usual size: a head and a small body in one read.
-pub const USUAL: usize = 16 * 1024;
+/// The usual size: a head and a small body in one read; what is longer gets a large one. No power
+/// of two, or the heads of all requests in flight would compete for the same few sets of the
+/// processor's cache.
+pub const USUAL: usize = 5 * 1024;
+
+/// Room for a head and a small body behind it, in a vector to write from; likewise.
+const OUT: usize = 5 * 512;
 
 /// The size for long bodies: fewer system calls per byte.
 pub const LARGE: usize = 128 * 1024;
 
 /// How many buffers of each size a worker keeps for the next request; more are freed.
-const KEPT_USUAL: usize = 256;
+const KEPT_USUAL: usize = 2048;
 const KEPT_LARGE: usize = 16;
 
 /// Bytes that were read and not yet used.
@@ -156,13 +161,13 @@ impl Stock {
     /// An empty vector to write into.
     #[must_use]
     pub fn take_out(&self) -> Vec<u8> {
-        self.outs.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(4096))
+        self.outs.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(OUT))
     }
 
     /// Gives a vector back.
     pub fn give_out(&self, mut out: Vec<u8>) {
         let mut outs = self.outs.borrow_mut();
-        if out.capacity() <= 2 * USUAL && outs.len() < KEPT_USUAL {
+        if out.capacity() <= 4 * USUAL && outs.len() < KEPT_USUAL {
             out.clear();
             outs.push(out);
         }

@@ -5,7 +5,7 @@
 //! takes and gives back, `worker` sweeps.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ pub struct Pool {
     hasher: foldhash::fast::RandomState,
     /// By the hash of the address, so that a lookup owns nothing; equal hashes of different
     /// addresses are told apart by each connection's own.
-    idle: RefCell<HashMap<u64, Vec<Idle>, foldhash::fast::RandomState>>,
+    idle: RefCell<HashMap<u64, VecDeque<Idle>, foldhash::fast::RandomState>>,
 }
 
 /// A connection in use; dropping it closes the connection.
@@ -61,7 +61,7 @@ impl Pool {
         let key = self.key(endpoint);
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(&key)?;
-        while let Some(mut candidate) = kept.pop() {
+        while let Some(mut candidate) = kept.pop_back() {
             if same(&candidate.lease.endpoint, endpoint) && self.usable(&mut candidate) {
                 return Some(candidate.lease);
             }
@@ -86,9 +86,9 @@ impl Pool {
         let kept = idle.entry(key).or_default();
         if kept.len() >= self.max_idle {
             // The coldest makes room. Rare, or the limit is wrong.
-            kept.remove(0);
+            kept.pop_front();
         }
-        kept.push(Idle { lease, since: self.ticker.now() });
+        kept.push_back(Idle { lease, since: self.ticker.now() });
     }
 
     /// Drops what is dead or too old.
