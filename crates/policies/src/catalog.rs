@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ferrogate_policy::{Definition, Registry, Services};
+use ferrogate_policy::{Definition, Fetch, Registry, Services, Shared};
 
 /// Every built-in policy.
 #[must_use]
@@ -13,16 +13,22 @@ pub fn all() -> Vec<Arc<dyn Definition>> {
         Arc::new(crate::basic_auth::BasicAuth),
         Arc::new(crate::basic_ratelimit::BasicRatelimit),
         Arc::new(crate::cors::Cors),
+        Arc::new(crate::jwt_auth::JwtAuth),
         Arc::new(crate::remove_headers::RemoveHeaders),
         Arc::new(crate::respond::Respond),
         Arc::new(crate::set_headers::SetHeaders),
     ]
 }
 
-/// What the built-in policies may touch of the world, as the operator configured it.
+/// What the built-in policies may touch of the world, as the operator configured it. `fetch`
+/// gets what they need from elsewhere.
 #[must_use]
-pub fn services(registry: &Registry) -> Services {
-    Services { counters: Arc::new(crate::basic_ratelimit::counters(registry)) }
+pub fn services(registry: &Registry, fetch: Arc<dyn Fetch>) -> Services {
+    let authority = crate::jwt_auth::authority(registry, fetch);
+    Services {
+        counters: Arc::new(crate::basic_ratelimit::counters(registry)),
+        shared: authority.into_iter().fold(Shared::default(), Shared::with),
+    }
 }
 
 /// The README of a policy, for the generated documentation.
@@ -32,6 +38,7 @@ pub(crate) fn readme(name: &str) -> &'static str {
         crate::basic_auth::NAME => include_str!("basic_auth/README.md"),
         crate::basic_ratelimit::NAME => include_str!("basic_ratelimit/README.md"),
         crate::cors::NAME => include_str!("cors/README.md"),
+        crate::jwt_auth::NAME => include_str!("jwt_auth/README.md"),
         crate::remove_headers::NAME => include_str!("remove_headers/README.md"),
         crate::respond::NAME => include_str!("respond/README.md"),
         crate::set_headers::NAME => include_str!("set_headers/README.md"),

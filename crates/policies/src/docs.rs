@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn every_policy_has_a_readme_a_schema_and_a_sentence() {
         let registry = Registry::new(catalog::all()).expect("the catalogue is well formed");
-        assert_eq!(registry.iter().count(), 6);
+        assert_eq!(registry.iter().count(), 7);
         for registered in registry.iter() {
             let name = registered.definition.name();
             assert!(catalog::readme(name).contains("```yaml"), "{name} has no example");

@@ -55,7 +55,12 @@ pub(crate) fn names(field: &str, list: &[NameOnly]) -> Result<Vec<HeaderName>, C
 }
 
 fn header_name(field: &str, index: usize, name: &str) -> Result<HeaderName, CompileError> {
-    let refused = |message: String| CompileError { field: format!("{field}.{index}.name"), message };
+    writable(&format!("{field}.{index}.name"), name)
+}
+
+/// The name of a header that a policy may write, given in `field`.
+pub(crate) fn writable(field: &str, name: &str) -> Result<HeaderName, CompileError> {
+    let refused = |message: String| CompileError { field: field.to_owned(), message };
     // Lower case by itself: a header name of the `http` crate has no other.
     let name =
         HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused("not a valid header name".to_owned()))?;

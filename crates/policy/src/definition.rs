@@ -3,6 +3,8 @@
 //! compiled from parameters. Compiling is pure: it reads nothing but its arguments,
 //! so that the controller's trial compile and the runtime's are the same.
 
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ferrogate_model::kinds::rest_api::{Operation, RestApi};
@@ -105,13 +107,36 @@ pub enum Level {
 pub struct Services {
     /// Counters that outlive a redeployment; shared by all workers of the process.
     pub counters: Arc<dyn Counters>,
+    /// What instances of one policy have in common.
+    pub shared: Shared,
 }
 
 impl Services {
-    /// Counters in this process's memory.
+    /// Counters in this process's memory, and nothing shared.
     #[must_use]
     pub fn in_memory() -> Services {
-        Services { counters: Arc::new(crate::counters::MemoryCounters::default()) }
+        Services { counters: Arc::new(crate::counters::MemoryCounters::default()), shared: Shared::default() }
+    }
+}
+
+/// What the instances of a policy have in common and a redeployment leaves alone, such as keys
+/// and caches: one value of a policy's own type each, made at start by whoever composes the
+/// process. A controller, which only tries policies, has none.
+#[derive(Clone, Default)]
+pub struct Shared(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl Shared {
+    /// With this value besides.
+    #[must_use]
+    pub fn with<T: Any + Send + Sync>(mut self, value: Arc<T>) -> Shared {
+        self.0.insert(TypeId::of::<T>(), value);
+        self
+    }
+
+    /// The value of this type.
+    #[must_use]
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        Arc::clone(self.0.get(&TypeId::of::<T>())?).downcast().ok()
     }
 }
 

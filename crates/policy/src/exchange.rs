@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -23,7 +24,7 @@ pub struct Exchange<'a> {
     /// Shared between policies; empty and unallocated for most requests.
     pub metadata: BTreeMap<String, Value>,
     /// Who the client is, once a policy has found out.
-    pub auth: Option<Auth>,
+    pub auth: Option<Arc<Auth>>,
     /// The upstream definition chosen by a policy, instead of the route's own.
     pub upstream: Option<String>,
     slots: SmallVec<[Option<Box<dyn Any + Send>>; 4]>,
@@ -39,6 +40,14 @@ pub struct Auth {
     pub kind: &'static str,
     /// The user, application or client.
     pub subject: String,
+    /// Who vouches for it; empty when nobody else does.
+    pub issuer: String,
+    /// Whom that was said to.
+    pub audience: Vec<String>,
+    /// What it was allowed.
+    pub scopes: Vec<String>,
+    /// The credential's own name.
+    pub token_id: String,
     /// What else is known, for later policies.
     pub properties: BTreeMap<String, String>,
 }

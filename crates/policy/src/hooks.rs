@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The hooks a compiled policy may implement. Head hooks are plain synchronous code;
-//! only a policy that declares a body need or an outbound call pays for buffering or
-//! for a future. A hook never sees a phase it did not declare in [`Phases`].
+//! only a policy that declares a body need pays for buffering, and only a request about which
+//! somebody must be asked for a future. A hook never sees a phase it did not declare in [`Phases`].
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
@@ -30,8 +30,9 @@ pub trait Hooks: Send + Sync + 'static {
         Ok(Verdict::Continue)
     }
 
-    /// As `on_request`, for a policy that must ask someone first. Its deadline is the
-    /// policy's own business, its cancellation the caller's: it may be dropped at any await.
+    /// Called when `on_request` said [`Verdict::Ask`], for a policy that must ask someone first.
+    /// Its deadline is the policy's own business, its cancellation the caller's: it may be
+    /// dropped at any await.
     fn on_request_outbound<'f>(
         &'f self,
         _head: &'f mut dyn RequestHead,
@@ -89,8 +90,6 @@ pub trait Hooks: Send + Sync + 'static {
 pub struct Phases {
     /// `on_request`.
     pub request: bool,
-    /// `on_request_outbound`, called after `on_request` of the same policy.
-    pub request_outbound: bool,
     /// `on_request_body`.
     pub request_body: BodyNeed,
     /// `on_response`.
@@ -117,6 +116,9 @@ pub enum BodyNeed {
 pub enum Verdict {
     /// The next policy, or the upstream.
     Continue,
+    /// [`Hooks::on_request_outbound`] of the same policy decides. Only [`Hooks::on_request`] may
+    /// say so, request by request: what needs nobody's word does not pay for asking.
+    Ask,
     /// This answer, now: the upstream is not called, no other hook runs (contract 5.1).
     Answer(Answer),
 }

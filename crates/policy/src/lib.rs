@@ -10,6 +10,7 @@ mod condition;
 pub mod counters;
 pub mod definition;
 pub mod exchange;
+pub mod fetch;
 pub mod harness;
 pub mod head;
 pub mod hooks;
@@ -21,9 +22,10 @@ pub use chain::{Chain, ChainRun, Decision, Outcome, PathPrefixes, Phase, PolicyF
 pub use condition::{ConditionError, MAX_CONDITION_BYTES};
 pub use counters::MemoryCounters;
 pub use definition::{
-    Algorithm, Attachment, CompileError, Counters, Definition, Level, Rule, Services, Taken,
+    Algorithm, Attachment, CompileError, Counters, Definition, Level, Rule, Services, Shared, Taken,
 };
 pub use exchange::{Auth, Exchange};
+pub use fetch::Fetch;
 pub use head::{Headers, RequestHead, ResponseHead};
 pub use hooks::{Answer, BodyNeed, Hooks, Phases, Policy, PolicyError, Verdict};
 pub use operator::OperatorSection;

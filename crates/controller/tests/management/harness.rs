@@ -153,7 +153,7 @@ fn config_with(dir: &Path, toml: &str, env: BTreeMap<String, String>) -> Config 
 
 pub fn parts(store: Option<Arc<dyn Store>>) -> Parts {
     let registry = Registry::new(ferrogate_policies::catalog::all()).expect("the catalogue is consistent");
-    let services = Services { counters: Arc::new(MemoryCounters::new(16)) };
+    let services = Services { counters: Arc::new(MemoryCounters::new(16)), ..Services::in_memory() };
     Parts { registry: Arc::new(registry), services, store }
 }
 

@@ -4,6 +4,7 @@
 //! What the parts do is theirs; this only fits them together.
 
 pub mod controller;
+mod fetch;
 mod listeners;
 pub mod runtime;
 mod settings;
@@ -25,8 +26,7 @@ pub use settings::data_root;
 const POLICY_SECTION: &str = "policy_configurations";
 
 /// Sections of policies of the contract that this build does not have.
-const SECTIONS_WITHOUT_POLICY: [&str; 4] =
-    ["jwtauth_v1", "opaquetokenauth_v1", "backendjwt_v1", "interceptor_service_v0"];
+const SECTIONS_WITHOUT_POLICY: [&str; 3] = ["opaquetokenauth_v1", "backendjwt_v1", "interceptor_service_v0"];
 
 /// The built-in policies with what the operator says of them (contract 7.4). Wrong values
 /// are left with the reader, as everything wrong.

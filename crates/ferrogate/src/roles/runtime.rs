@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use ferrogate_base::config::{Reader, Sources};
+use ferrogate_base::tasks::Tasks;
 use ferrogate_policy::Registry;
 use ferrogate_runtime::config::Config;
 use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime};
 
+use super::fetch::Fetcher;
 use super::listeners::{self, Listeners};
 use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
 use super::signals::Signals;
@@ -89,7 +91,9 @@ pub async fn start(config: Config, registry: Arc<Registry>) -> anyhow::Result<Ru
     if let Some(dir) = &config.data_dir.path {
         super::make_dir(dir)?;
     }
-    let services = ferrogate_policies::catalog::services(&registry);
+    // It ends with the services that hold it.
+    let fetcher = Fetcher::start(&Tasks::new());
+    let services = ferrogate_policies::catalog::services(&registry, Arc::new(fetcher));
     Ok(Runtime::start(config, registry, services).await?)
 }
 

@@ -4,6 +4,8 @@
 //! compares digests of fixed length only, in constant time: neither the credentials nor
 //! their length show in the time it takes. The credentials are in no log and no message.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -46,7 +48,9 @@ struct Params {
 }
 
 struct Instance {
-    username: String,
+    /// Who a client with the right credentials is, and one without them.
+    known: Arc<Auth>,
+    unknown: Arc<Auth>,
     /// Of `username:password`: as the user name has no colon, equal pairs and equal texts are one.
     credentials: [u8; 32],
     allow_unauthenticated: bool,
@@ -86,7 +90,13 @@ impl Definition for BasicAuth {
             .map_err(|_| refused("realm", "realm must not contain control characters".to_owned()))?;
         let credentials = digest(&[params.username.as_bytes(), b":", params.password.as_bytes()].concat());
         Ok(Box::new(Instance {
-            username: params.username,
+            known: Arc::new(Auth {
+                authenticated: true,
+                kind: "basic",
+                subject: params.username,
+                ..Auth::default()
+            }),
+            unknown: Arc::new(Auth { kind: "basic", ..Auth::default() }),
             credentials,
             allow_unauthenticated: params.allow_unauthenticated,
             challenge,
@@ -140,12 +150,7 @@ impl Hooks for Instance {
         exchange: &mut Exchange<'_>,
     ) -> Result<Verdict, PolicyError> {
         if self.accepts(head.original(&AUTHORIZATION)) {
-            exchange.auth = Some(Auth {
-                authenticated: true,
-                kind: "basic",
-                subject: self.username.clone(),
-                ..Auth::default()
-            });
+            exchange.auth = Some(Arc::clone(&self.known));
             return Ok(Verdict::Continue);
         }
         if !self.allow_unauthenticated {
@@ -153,7 +158,7 @@ impl Hooks for Instance {
         }
         // Another policy may have found out who the client is; that stays true.
         if !exchange.auth.as_ref().is_some_and(|auth| auth.authenticated) {
-            exchange.auth = Some(Auth { authenticated: false, kind: "basic", ..Auth::default() });
+            exchange.auth = Some(Arc::clone(&self.unknown));
         }
         Ok(Verdict::Continue)
     }

@@ -19,7 +19,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::header_list;
+use crate::{duration, header_list};
 
 #[cfg(test)]
 mod tests;
@@ -204,24 +204,9 @@ pub fn counters(registry: &Registry) -> MemoryCounters {
     )
 }
 
-/// A duration in whole milliseconds, rounded up: the counters know no finer window.
+/// A window's length; the counters know none below a millisecond.
 fn window_ms(duration: &str) -> Option<u64> {
-    /// A year: longer windows would hold a counter for what is no rate any more.
-    const MAX_MS: u64 = 8_760 * 3_600_000;
-    let digits = duration.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = duration.split_at(digits);
-    let nanos_per_unit: u128 = match unit {
-        "ns" => 1,
-        "us" | "µs" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        "m" => 60 * 1_000_000_000,
-        "h" => 3_600 * 1_000_000_000,
-        _ => return None,
-    };
-    let nanos = number.parse::<u128>().ok()?.checked_mul(nanos_per_unit)?;
-    let millis = u64::try_from(nanos.div_ceil(1_000_000)).ok()?;
-    (1..=MAX_MS).contains(&millis).then_some(millis)
+    duration::millis(duration).filter(|millis| *millis > 0)
 }
 
 impl Instance {

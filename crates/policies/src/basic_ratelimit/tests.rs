@@ -205,7 +205,7 @@ proptest! {
 fn configured(section: &Value, params: &Value) -> Route {
     let mut registry = Registry::new(vec![definition()]).expect("a registry");
     registry.configure("ratelimit_v1", section).expect("a right section");
-    let services = Services { counters: Arc::new(super::counters(&registry)) };
+    let services = Services { counters: Arc::new(super::counters(&registry)), ..Services::in_memory() };
     let specs = [spec(super::NAME, params.clone())];
     Route::with_policies(&registry, &specs, &[], &services).expect("valid parameters")
 }

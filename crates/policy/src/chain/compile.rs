@@ -75,7 +75,6 @@ impl Chain {
     fn of(steps: Vec<Step>) -> Chain {
         let needs = steps.iter().fold(Phases::default(), |needs, step| Phases {
             request: needs.request || step.phases.request,
-            request_outbound: needs.request_outbound || step.phases.request_outbound,
             request_body: needs.request_body.max(step.phases.request_body),
             response: needs.response || step.phases.response,
             response_body: needs.response_body.max(step.phases.response_body),

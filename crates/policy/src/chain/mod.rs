@@ -54,14 +54,7 @@ impl Chain {
     /// Some policy has a request header hook; without one, [`Chain::request`] need not be called.
     #[must_use]
     pub fn has_request(&self) -> bool {
-        self.needs.request || self.needs.request_outbound
-    }
-
-    /// Some policy asks someone else: [`Chain::request_outbound`] must be called instead of
-    /// [`Chain::request`].
-    #[must_use]
-    pub fn has_outbound(&self) -> bool {
-        self.needs.request_outbound
+        self.needs.request
     }
 
     /// How the request's body is wanted: the most that any policy asks for.
@@ -82,40 +75,22 @@ impl Chain {
         self.needs.response_body
     }
 
-    /// The request header hooks, first to last.
+    /// The request header hooks, first to last. After [`Verdict::Ask`] the caller goes on with
+    /// [`Chain::request_outbound`].
     ///
     /// # Errors
-    /// When a policy or a condition fails, and for a chain that [`Chain::has_outbound`].
+    /// When a policy or a condition fails.
     pub fn request(
         &self,
         head: &mut dyn RequestHead,
         exchange: &mut Exchange<'_>,
         run: &mut ChainRun,
     ) -> Result<Verdict, PolicyFailure> {
-        let phase = Phase::RequestHeaders;
-        for (index, step) in self.steps.iter().enumerate() {
-            if step.phases.request_outbound {
-                let error = PolicyError("an outbound call is due where none can be made".to_owned());
-                return run.settle(step.name, phase, Err(error));
-            }
-            if !step.phases.request {
-                continue;
-            }
-            exchange.enter(index);
-            let verdict = match step.applies(|| Scene::of_request(head, exchange)) {
-                Ok(true) => step.policy.on_request(head, exchange),
-                Ok(false) => continue,
-                Err(error) => Err(error),
-            };
-            if !matches!(verdict, Ok(Verdict::Continue)) {
-                return run.settle(step.name, phase, verdict);
-            }
-        }
-        Ok(Verdict::Continue)
+        self.request_from(0, head, exchange, run)
     }
 
-    /// As [`Chain::request`], with outbound calls, each after the same policy's header hook.
-    /// May be dropped at any await: the request is then over, and nothing of it is kept.
+    /// Lets the policy at which [`Chain::request`] stopped ask, and goes on from there. May be
+    /// dropped at any await: the request is then over, and nothing of it is kept.
     ///
     /// # Errors
     /// When a policy or a condition fails.
@@ -125,23 +100,42 @@ impl Chain {
         exchange: &mut Exchange<'_>,
         run: &mut ChainRun,
     ) -> Result<Verdict, PolicyFailure> {
-        let phase = Phase::RequestHeaders;
-        for (index, step) in self.steps.iter().enumerate() {
-            if !(step.phases.request || step.phases.request_outbound) {
+        let mut verdict = Verdict::Ask;
+        while let (Verdict::Ask, Some(step)) = (&verdict, self.steps.get(run.asking())) {
+            exchange.enter(run.asking());
+            let told = step.policy.on_request_outbound(head, exchange).await;
+            verdict = match run.settle(step.name, Phase::RequestHeaders, told)? {
+                Verdict::Continue => self.request_from(run.asking() + 1, head, exchange, run)?,
+                answered => answered,
+            };
+        }
+        Ok(verdict)
+    }
+
+    fn request_from(
+        &self,
+        first: usize,
+        head: &mut dyn RequestHead,
+        exchange: &mut Exchange<'_>,
+        run: &mut ChainRun,
+    ) -> Result<Verdict, PolicyFailure> {
+        for (index, step) in self.steps.iter().enumerate().skip(first) {
+            if !step.phases.request {
                 continue;
             }
             exchange.enter(index);
-            let mut verdict = match step.applies(|| Scene::of_request(head, exchange)) {
-                Ok(true) if step.phases.request => step.policy.on_request(head, exchange),
-                Ok(true) => Ok(Verdict::Continue),
+            let verdict = match step.applies(|| Scene::of_request(head, exchange)) {
+                Ok(true) => step.policy.on_request(head, exchange),
                 Ok(false) => continue,
                 Err(error) => Err(error),
             };
-            if step.phases.request_outbound && matches!(verdict, Ok(Verdict::Continue)) {
-                verdict = step.policy.on_request_outbound(head, exchange).await;
-            }
-            if !matches!(verdict, Ok(Verdict::Continue)) {
-                return run.settle(step.name, phase, verdict);
+            match verdict {
+                Ok(Verdict::Continue) => {}
+                Ok(Verdict::Ask) => {
+                    run.stop_to_ask(index);
+                    return Ok(Verdict::Ask);
+                }
+                ended => return run.settle(step.name, Phase::RequestHeaders, ended),
             }
         }
         Ok(Verdict::Continue)

@@ -16,6 +16,8 @@ use crate::hooks::{PolicyError, Verdict};
 pub struct ChainRun {
     decision: Option<Decision>,
     request_body: Option<Bytes>,
+    /// The policy that wants to ask somebody.
+    asking: usize,
 }
 
 /// Which policy ended the chain, and how.
@@ -62,6 +64,16 @@ impl ChainRun {
         self.decision
     }
 
+    /// Where [`super::Chain::request`] stopped for somebody to be asked.
+    pub(super) fn asking(&self) -> usize {
+        self.asking
+    }
+
+    /// Stops there.
+    pub(super) fn stop_to_ask(&mut self, step: usize) {
+        self.asking = step;
+    }
+
     /// The request's body, when it was kept for later conditions.
     pub(super) fn request_body(&self) -> Option<(&Bytes, bool)> {
         self.request_body.as_ref().map(|body| (body, true))
@@ -79,10 +91,15 @@ impl ChainRun {
         phase: Phase,
         verdict: Result<Verdict, PolicyError>,
     ) -> Result<Verdict, PolicyFailure> {
+        let verdict = match verdict {
+            // Only request hooks may, and once: the chain has taken theirs out by now.
+            Ok(Verdict::Ask) => Err(PolicyError("asks where nobody can be asked".to_owned())),
+            verdict => verdict,
+        };
         let outcome = match &verdict {
             Ok(Verdict::Continue) => return Ok(Verdict::Continue),
             Ok(Verdict::Answer(answer)) => Outcome::Answered(answer.status),
-            Err(_) => Outcome::Failed,
+            Ok(Verdict::Ask) | Err(_) => Outcome::Failed,
         };
         self.decision = Some(Decision { policy, phase, outcome });
         verdict.map_err(|error| PolicyFailure { policy, error })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ferrogate_model::kinds::rest_api::PolicySpec;
 use ferrogate_model::{Violation, Violations};
+use futures::FutureExt as _;
 use http::StatusCode;
 use proptest::prelude::{any, proptest};
 use serde_json::{Value, json};
@@ -107,13 +108,13 @@ fn a_failure_ends_the_chain_and_names_the_policy() {
 #[test]
 fn a_chain_knows_what_it_needs() {
     let empty = route(&[], &[]).chain;
-    assert!(empty.is_empty() && !empty.has_request() && !empty.has_response() && !empty.has_outbound());
+    assert!(empty.is_empty() && !empty.has_request() && !empty.has_response());
     assert_eq!((empty.request_body_need(), empty.response_body_need()), (BodyNeed::None, BodyNeed::None));
 
     let streamed = probe(json!({"phases": ["request_body", "response_body"], "streamed": true}));
     let buffered = probe(json!({"phases": ["request_body"]}));
     let chain = route(&[streamed, buffered], &[probe(json!({"phases": ["outbound"]}))]).chain;
-    assert!(chain.has_request() && chain.has_outbound() && !chain.has_response());
+    assert!(chain.has_request() && !chain.has_response());
     assert_eq!(chain.request_body_need(), BodyNeed::Buffered);
     assert_eq!(chain.response_body_need(), BodyNeed::Streamed);
     assert_eq!(format!("{chain:?}"), r#"["probe", "probe", "probe"]"#);
@@ -161,12 +162,19 @@ fn nothing_runs_after_an_answer() {
 }
 
 #[test]
-fn a_chain_with_outbound_calls_does_not_run_without_them() {
-    let route = route(&[probe(json!({"phases": ["outbound"]}))], &[]);
+fn a_chain_stops_where_a_policy_asks_and_goes_on_from_there() {
+    let asking = probe(json!({"label": "b", "phases": ["outbound"]}));
+    let labelled = |label: &str| probe(json!({"label": label}));
+    let route = route(&[labelled("a"), asking.clone(), labelled("c"), asking], &[]);
     let client = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     let mut exchange = crate::Exchange::new(&route.attachment, "id", client, 0);
-    let verdict = route.chain.request(&mut get(), &mut exchange, &mut super::ChainRun::new());
-    assert!(verdict.is_err(), "{verdict:?}");
+    let (mut request, mut run) = (get(), super::ChainRun::new());
+    let stopped = route.chain.request(&mut request, &mut exchange, &mut run);
+    assert_eq!(stopped, Ok(crate::Verdict::Ask));
+    assert_eq!(request.values("x-probe"), ["request:a"]);
+    let asked = route.chain.request_outbound(&mut request, &mut exchange, &mut run).now_or_never();
+    assert_eq!(asked, Some(Ok(crate::Verdict::Continue)));
+    assert_eq!(request.values("x-probe"), ["request:a", "outbound:b", "request:c", "outbound:b"]);
 }
 
 #[test]

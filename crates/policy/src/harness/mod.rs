@@ -24,7 +24,7 @@ mod exercise;
 mod message;
 mod probe;
 
-pub use exercise::exercise;
+pub use exercise::{exercise, exercise_with};
 pub use message::{Request, Response};
 pub use probe::Probe;
 
@@ -57,7 +57,7 @@ pub struct Outcome {
     /// The failure, when a policy failed.
     pub failure: Option<PolicyFailure>,
     /// Who the client is, as far as policies found out.
-    pub auth: Option<Auth>,
+    pub auth: Option<Arc<Auth>>,
     /// The record for the access log.
     pub run: ChainRun,
 }
@@ -159,7 +159,8 @@ impl Route {
             );
         }
         let (answer, failure) = match result {
-            Ok(Verdict::Continue) => (None, None),
+            // Whoever was asked has answered by now, or never will.
+            Ok(Verdict::Continue | Verdict::Ask) => (None, None),
             Ok(Verdict::Answer(answer)) => (Some(answer), None),
             Err(failure) => (None, Some(failure)),
         };
@@ -188,12 +189,11 @@ impl Route {
         exchange: &mut Exchange<'_>,
         run: &mut ChainRun,
     ) -> Result<Verdict, PolicyFailure> {
-        let verdict = if self.chain.has_outbound() {
+        let mut verdict = self.chain.request(request, exchange, run)?;
+        if verdict == Verdict::Ask {
             let polled = self.chain.request_outbound(request, exchange, run).now_or_never();
-            polled.unwrap_or(Ok(Verdict::Continue))?
-        } else {
-            self.chain.request(request, exchange, run)?
-        };
+            verdict = polled.unwrap_or(Ok(Verdict::Continue))?;
+        }
         if !matches!(verdict, Verdict::Continue) || self.chain.request_body_need() == BodyNeed::None {
             return Ok(verdict);
         }

@@ -49,6 +49,9 @@ struct Instance {
     answer: Option<String>,
     fail: Option<String>,
     hang: bool,
+    /// It has a hook that asks; `marks` that it has one of its own before that.
+    asks: bool,
+    marks: bool,
 }
 
 impl Probe {
@@ -107,8 +110,7 @@ impl Definition for Probe {
         Ok(Box::new(Instance {
             label: text("label").unwrap_or_else(|| level.to_owned()),
             phases: Phases {
-                request: has("request"),
-                request_outbound: has("outbound"),
+                request: has("request") || has("outbound"),
                 request_body: body_in("request_body"),
                 response: has("response"),
                 response_body: body_in("response_body"),
@@ -116,6 +118,8 @@ impl Definition for Probe {
             answer: text("answer"),
             fail: text("fail"),
             hang: flag("hang"),
+            asks: has("outbound"),
+            marks: has("request"),
         }))
     }
 }
@@ -157,9 +161,15 @@ impl Hooks for Instance {
         head: &mut dyn RequestHead,
         exchange: &mut Exchange<'_>,
     ) -> Result<Verdict, PolicyError> {
-        head.append(&MARK, self.mark("request"));
-        exchange.keep(self.label.clone());
-        self.act("request")
+        if self.marks {
+            head.append(&MARK, self.mark("request"));
+            exchange.keep(self.label.clone());
+            match self.act("request")? {
+                Verdict::Continue => {}
+                ended => return Ok(ended),
+            }
+        }
+        Ok(if self.asks { Verdict::Ask } else { Verdict::Continue })
     }
 
     fn on_request_outbound<'f>(

@@ -158,14 +158,11 @@ impl<'b> Arrived<'b> {
     }
 }
 
-/// Whether this path can serve the route: no policy wants to see a body or to ask somebody
-/// else, and a request is sent once to a plain target, which nobody guards.
+/// Whether this path can serve the route: no policy wants to see a body, and a request is sent once to a plain target, which nobody guards.
 fn is_usual(route: &CompiledRoute) -> bool {
     let passes_bodies = match &route.chain {
         Ok(chain) => {
-            !chain.has_outbound()
-                && chain.request_body_need() == BodyNeed::None
-                && chain.response_body_need() == BodyNeed::None
+            chain.request_body_need() == BodyNeed::None && chain.response_body_need() == BodyNeed::None
         }
         Err(_) => true,
     };

@@ -86,8 +86,11 @@ where
     let exchange = Exchange::new(&route.attachment, request_id.as_str(), routed.client, routed.now_ms);
     let mut policies =
         Policies { chain: &chain, exchange, run: ChainRun::new(), metrics: &wires.worker.metrics };
-    if let Some(own) = policies.ask(&mut routed.head, record) {
-        return answer(wires, own, terms, record).await;
+    match policies.ask(&mut routed.head, wires, record).await {
+        Ok(None) => {}
+        Ok(Some(own)) => return answer(wires, own, terms, record).await,
+        Err(Stop::Failed(failure)) => return fail(wires, &failure, terms, record).await,
+        Err(Stop::ClientGone) => return Err(Stop::ClientGone),
     }
     let (mut bytes, mut lists) = (None, stock.take_lists());
     let incoming = Incoming { buffer: &mut bytes, lines: &mut lists.lines };

@@ -6,6 +6,7 @@
 //! stale. `exchange` calls it; it knows neither routes nor policies.
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -130,19 +131,28 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         }
     }
 
+    /// Waits for something that is neither stream, while client and deadlines allow it.
+    ///
+    /// # Errors
+    /// When they no longer do.
+    pub async fn beside<T>(
+        &mut self,
+        mut other: Pin<&mut (impl Future<Output = T> + ?Sized)>,
+    ) -> Result<T, Stop> {
+        poll_fn(|cx| match other.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => self.poll_wait(false, cx).map(Err),
+        })
+        .await
+    }
+
     async fn connect(&mut self, endpoint: &Endpoint, limit: Duration) -> Result<Lease, Stop> {
-        let upstreams = &self.worker.upstreams;
+        let worker = self.worker;
         // In a box: it is large, and most requests find a connection.
-        let mut opening = Box::pin(upstreams.connector.open(endpoint, limit));
-        let opened = poll_fn(|cx| {
-            if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
-                return Poll::Ready(opened.map_err(Stop::Failed));
-            }
-            self.poll_wait(false, cx).map(Err)
-        });
-        let wire = opened.await?;
-        upstreams.metrics.upstream_opened.one();
-        Ok(self.worker.h1.pool.lease(endpoint, wire))
+        let mut opening = Box::pin(worker.upstreams.connector.open(endpoint, limit));
+        let wire = self.beside(opening.as_mut()).await?.map_err(Stop::Failed)?;
+        worker.upstreams.metrics.upstream_opened.one();
+        Ok(worker.h1.pool.lease(endpoint, wire))
     }
 
     fn poll_reply(
@@ -243,7 +253,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
     /// Whether the client has been told to go on.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> bool {
         while !self.interim.is_empty() {
-            match std::pin::Pin::new(&mut *self.client).poll_write(cx, self.interim) {
+            match Pin::new(&mut *self.client).poll_write(cx, self.interim) {
                 Poll::Ready(Ok(written)) if written > 0 => {
                     self.interim = self.interim.get(written..).unwrap_or_default();
                 }

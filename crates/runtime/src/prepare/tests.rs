@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_model::{Resource, Revision};
-use ferrogate_policy::{
-    Attachment, CompileError, Definition, Hooks, MemoryCounters, Phases, Policy, Registry, Services,
-};
+use ferrogate_policy::{Attachment, CompileError, Definition, Hooks, Phases, Policy, Registry, Services};
 use serde_json::{Value, json};
 
 use super::{Compiler, MAX_SEGMENTS};
@@ -55,7 +53,7 @@ impl Definition for Moody {
 
 pub(crate) fn compiler() -> Compiler {
     let registry = Registry::new(vec![Arc::new(Moody)]).expect("a registry");
-    let services = Services { counters: Arc::new(MemoryCounters::default()) };
+    let services = Services::in_memory();
     let second = Duration::from_secs(1);
     let defaults = Timeouts { request: Some(60 * second), idle: Some(300 * second), connect: 5 * second };
     Compiler::new(Arc::new(registry), services, defaults)

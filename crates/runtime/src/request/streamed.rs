@@ -343,7 +343,8 @@ async fn pump<'a>(
         if stopped.borrow().is_none() {
             let Live { head, exchange, run } = &mut *live.borrow_mut();
             match walk.chain.request_body(head, &mut bytes, last, exchange, run) {
-                Ok(ferrogate_policy::Verdict::Continue) => {}
+                // Nobody can ask here: the chain makes a failure of it.
+                Ok(ferrogate_policy::Verdict::Continue | ferrogate_policy::Verdict::Ask) => {}
                 Ok(ferrogate_policy::Verdict::Answer(answer)) => {
                     stopped.replace(Some(Ok(Draft::of_answer(answer))));
                 }

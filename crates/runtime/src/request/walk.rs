@@ -158,12 +158,11 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let Live { head, exchange, run } = live;
-        let verdict = if self.chain.has_outbound() {
+        let mut verdict = self.chain.request(head, exchange, run);
+        if matches!(verdict, Ok(Verdict::Ask)) {
             let asked = self.chain.request_outbound(head, exchange, run);
-            self.deadlines.bound(&record.traffic, asked).await?
-        } else {
-            self.chain.request(head, exchange, run)
-        };
+            verdict = self.deadlines.bound(&record.traffic, asked).await?;
+        }
         self.settle(verdict, &live.run, record)
     }
 
@@ -356,6 +355,8 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<Draft>, Failure> {
         match verdict {
             Ok(Verdict::Continue) => Ok(None),
+            // Whoever wanted to was let ask: see `ask`.
+            Ok(Verdict::Ask) => Err(Failure::with(Reason::PolicyFailed, "nobody was asked")),
             Ok(Verdict::Answer(answer)) => {
                 record.policy = run.decision().map(|decision| decision.policy);
                 self.worker.metrics.short_circuits.one();

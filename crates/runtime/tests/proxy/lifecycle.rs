@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ferrogate_policy::{MemoryCounters, Registry, Services};
+use ferrogate_policy::{Registry, Services};
 use ferrogate_runtime::config::Config;
 use ferrogate_runtime::run::Runtime;
 use http::StatusCode;
@@ -152,7 +152,7 @@ async fn a_taken_port_is_one_clear_error() {
     let mut config = Config::default();
     config.listen.http = Some(address);
     let registry = Arc::new(Registry::new(Vec::new()).expect("a registry"));
-    let services = Services { counters: Arc::new(MemoryCounters::default()) };
+    let services = Services::in_memory();
     let error = Runtime::start(config, registry, services).await.err().expect("no start");
     let expected = format!("cannot listen on {address} (HTTP traffic): the port is already taken");
     assert_eq!(error.to_string(), expected);

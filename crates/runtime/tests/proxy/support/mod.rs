@@ -14,7 +14,7 @@ use bytes::Bytes;
 use ferrogate_model::document::Defaults;
 use ferrogate_model::kinds::RestApi;
 use ferrogate_model::{Digest, Epoch, Position, Resource, Revision};
-use ferrogate_policy::{MemoryCounters, Registry, Services};
+use ferrogate_policy::{Registry, Services};
 use ferrogate_runtime::config::{AccessLogTarget, Config, Listen};
 use ferrogate_runtime::run::{Drained, RunningRuntime, Runtime};
 use ferrogate_xds::{Sink, Update};
@@ -81,7 +81,7 @@ impl Gateway {
         config.upstream.tls.system_roots = false;
         edit(&mut config);
         let registry = Registry::new(vec![Arc::new(probe::Probe)]).expect("a registry");
-        let services = Services { counters: Arc::new(MemoryCounters::default()) };
+        let services = Services::in_memory();
         let running = Runtime::start(config, Arc::new(registry), services).await.expect("a runtime");
         let http = running.addresses().http.expect("an HTTP address");
         Gateway { running: Some(running), revision: AtomicU64::new(0), http, access_log, _dir: dir }

@@ -45,7 +45,6 @@ impl Hooks for Doing {
         let base = Phases { request: true, ..Phases::default() };
         match self.what.as_str() {
             "tag" | "framing" | "answer-late" | "fail-late" | "original" => Phases { response: true, ..base },
-            "outbound" => Phases { request_outbound: true, ..Phases::default() },
             "buffer-request" => Phases { request_body: BodyNeed::Buffered, ..base },
             "buffer-response" => Phases { response_body: BodyNeed::Buffered, ..base },
             "look" => Phases { request_body: BodyNeed::Buffered, response_body: BodyNeed::Buffered, ..base },
@@ -66,6 +65,7 @@ impl Hooks for Doing {
         match self.what.as_str() {
             "tag" => head.set(&name("x-tag"), value(&self.value)),
             "answer" => return Ok(answer(&self.value)),
+            "outbound" => return Ok(Verdict::Ask),
             "fail" => return Err(PolicyError("secret detail".to_owned())),
             "upstream" => exchange.upstream = Some(self.value.clone()),
             "path" => head.set_path_and_query(self.value.clone()),
