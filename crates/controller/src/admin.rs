@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::App;
+use crate::api::certificates;
 use crate::api::documents::timestamp;
 use crate::api::json::json as answer;
 use crate::api::middleware::{authorization, deprecation_headers, method_not_allowed, not_found};
@@ -117,7 +118,12 @@ async fn config_dump(State(admin): State<Arc<Admin>>) -> Response {
         return not_found().await;
     }
     let mut apis = Vec::new();
+    let (mut certificates, mut certificate_bytes) = (Vec::new(), 0);
     if let Some(snapshot) = admin.app.replica.current() {
+        match certificates::all(&snapshot) {
+            Ok((found, bytes)) => (certificates, certificate_bytes) = (found, bytes),
+            Err(error) => return error.into_response(),
+        }
         // A secret is no API, and its value is nobody's to dump.
         for entry in snapshot.entries().filter(|entry| entry.stored.name.kind == Kind::RestApi) {
             let stored = &entry.stored;
@@ -142,12 +148,12 @@ async fn config_dump(State(admin): State<Arc<Admin>>) -> Response {
         "statistics": {
             "totalApis": apis.len(),
             "totalPolicies": policies.len(),
-            "totalCertificates": 0,
-            "totalCertificateBytes": 0,
+            "totalCertificates": certificates.len(),
+            "totalCertificateBytes": certificate_bytes,
         },
         "apis": apis,
         "policies": policies,
-        "certificates": [],
+        "certificates": certificates,
         "xds_sync": {"policy_chain_version": admin.app.replica.position().revision.to_string()},
     });
     answer(StatusCode::OK, &body)

@@ -112,6 +112,16 @@ impl<'v> Fields<'v> {
         text(self.get(name)?, &self.path(name), findings)
     }
 
+    /// A field that is true or false.
+    pub(crate) fn flag(&self, name: &str, findings: &mut Findings) -> Option<bool> {
+        let value = self.get(name)?;
+        let flag = value.as_bool();
+        if flag.is_none() {
+            findings.mismatch(&self.path(name), "true or false", value);
+        }
+        flag
+    }
+
     /// A field that is a list of at most `limit` elements, each with its path.
     pub(crate) fn list(&self, name: &str, limit: usize, findings: &mut Findings) -> Vec<(String, &'v Value)> {
         let Some(value) = self.get(name) else { return Vec::new() };

@@ -23,6 +23,8 @@ pub enum Kind {
     RestApi,
     /// A secret: a value that templates of other artifacts name. It stays with the controllers.
     Secret,
+    /// A certificate: trusted by upstreams or clients, or shown to clients.
+    Certificate,
 }
 
 /// `metadata.name` of an artifact: unique within its gateway and kind, and its path segment in the API.
@@ -64,15 +66,25 @@ pub enum NameError {
 
 impl Kind {
     /// Every kind, for tables and loops.
-    pub const ALL: [Kind; 2] = [Kind::RestApi, Kind::Secret];
+    pub const ALL: [Kind; 3] = [Kind::RestApi, Kind::Secret, Kind::Certificate];
 
     /// Whether runtimes are sent artifacts of this kind. One that is not reaches them, if at
     /// all, as what a template in another artifact made of it.
     #[must_use]
     pub const fn is_served(self) -> bool {
         match self {
-            Kind::RestApi => true,
+            Kind::RestApi | Kind::Certificate => true,
             Kind::Secret => false,
+        }
+    }
+
+    /// Whether the document that is kept in the clear leaves out what is secret of it. It is
+    /// then whole only together with the payload, and the administrator's business.
+    #[must_use]
+    pub const fn conceals(self) -> bool {
+        match self {
+            Kind::RestApi => false,
+            Kind::Secret | Kind::Certificate => true,
         }
     }
 
@@ -82,6 +94,7 @@ impl Kind {
         match self {
             Kind::RestApi => "RestApi",
             Kind::Secret => "Secret",
+            Kind::Certificate => "Certificate",
         }
     }
 
@@ -91,6 +104,7 @@ impl Kind {
         match self {
             Kind::RestApi => "rest-apis",
             Kind::Secret => "secrets",
+            Kind::Certificate => "certificates",
         }
     }
 

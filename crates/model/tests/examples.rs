@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use ferrogate_model::document::{Defaults, Format, parse_many};
-use ferrogate_model::kinds::{RestApi, Secret};
+use ferrogate_model::kinds::{Certificate, RestApi, Secret};
 use ferrogate_model::route::{claims, expand};
 use ferrogate_model::template::{Lookup, render};
 use serde_json::Value;
@@ -25,12 +25,15 @@ fn read(path: &Path) -> RestApi {
     let text = std::fs::read_to_string(path).expect("the example is readable");
     let mut apis = Vec::new();
     for document in parse_many(&text, Format::Yaml).expect("the example is YAML") {
-        if document["kind"] == "Secret" {
-            let parsed = Secret::parse(&document).expect("the example is a sound secret");
-            assert!(parsed.warnings.0.is_empty(), "{}: {}", path.display(), parsed.warnings);
-        } else {
-            apis.push(read_api(path, &document));
-        }
+        let warnings = match document["kind"].as_str() {
+            Some("Secret") => Secret::parse(&document).expect("a sound secret").warnings,
+            Some("Certificate") => Certificate::parse(&document).expect("a sound certificate").warnings,
+            _ => {
+                apis.push(read_api(path, &document));
+                continue;
+            }
+        };
+        assert!(warnings.0.is_empty(), "{}: {warnings}", path.display());
     }
     let [api] = <[RestApi; 1]>::try_from(apis).expect("one API each");
     api

@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use ferrogate_model::Kind;
 use ferrogate_model::document::{Defaults, Format, parse};
 use ferrogate_model::kinds::rest_api::{
     BalancingPolicy, CircuitBreaker, DeploymentState, FailureRate, Fault, FaultAbort, FaultDelay, HashKey,
     HeaderMatch, HeaderValueMatch, HealthCheck, HealthQuestion, HostRewrite, LoadBalancing, Method, Mirror,
     Operation, OutlierDetection, PolicySpec, Resilience, RetryOn, RetryPolicy, Scheme, SplitPart,
     StickyCookie, TargetUrl, TrafficSplit, Upstream, UpstreamDefinition, UpstreamProtocol, UpstreamTarget,
-    WeightedTarget,
+    UpstreamTls, WeightedTarget,
 };
 use ferrogate_model::kinds::{Artifact, RestApi};
+use ferrogate_model::{Handle, Kind};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ const PLACES: [&str; 9] = [
 fn read(payload: &str) -> RestApi {
     match Artifact::from_payload(Kind::RestApi, payload.as_bytes()).expect("a readable payload") {
         Artifact::RestApi(api) => api,
-        Artifact::Secret(secret) => unreachable!("{secret:?} is no API"),
+        other @ (Artifact::Secret(_) | Artifact::Certificate(_)) => unreachable!("{other:?} is no API"),
     }
 }
 
@@ -249,6 +249,7 @@ fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
         prop::option::of(outlier_detection()),
         prop::option::of(circuit_breaker()),
         prop::option::of(health_check()),
+        prop::option::of(upstream_tls()),
     );
     let definition =
         (any::<String>(), any::<String>(), millis(), targets, prop::option::of(balancing()), protection)
@@ -262,8 +263,23 @@ fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
                 outlier_detection: fields.5.0,
                 circuit_breaker: fields.5.1,
                 health_check: fields.5.2,
+                tls: fields.5.3,
             });
     prop::collection::vec(definition, 0..3)
+}
+
+fn upstream_tls() -> impl Strategy<Value = UpstreamTls> {
+    let handle =
+        || prop::option::of("[a-z]{1,8}".prop_map(|text| Handle::try_new(&text).expect("a sound handle")));
+    let names = prop::collection::vec(any::<String>(), 0..3);
+    (handle(), handle(), prop::option::of(any::<String>()), names).prop_map(
+        |(ca_certificate, client_certificate, server_name, subject_alt_names)| UpstreamTls {
+            ca_certificate,
+            client_certificate,
+            server_name,
+            subject_alt_names,
+        },
+    )
 }
 
 fn api() -> impl Strategy<Value = RestApi> {

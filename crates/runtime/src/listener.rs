@@ -10,12 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use crate::conn;
+use crate::tls::ServerTls;
 use crate::worker::Worker;
 
 /// Connections the kernel completes for us before we accept them.
@@ -28,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A listener of a worker.
 pub struct Accepting {
     listener: tokio::net::TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 /// An address that could not be listened on.
@@ -91,9 +90,9 @@ impl Accepting {
     ///
     /// # Errors
     /// When the executor cannot watch the socket.
-    pub fn new(socket: TcpListener, tls: Option<Arc<ServerConfig>>) -> io::Result<Accepting> {
+    pub fn new(socket: TcpListener, tls: Option<Arc<ServerTls>>) -> io::Result<Accepting> {
         let listener = tokio::net::TcpListener::from_std(socket)?;
-        Ok(Accepting { listener, tls: tls.map(TlsAcceptor::from) })
+        Ok(Accepting { listener, tls })
     }
 }
 

@@ -31,7 +31,7 @@ use crate::metrics::{Gauge, RuntimeMetrics, WorkerMetrics};
 use crate::prepare::{Compiler, Upstreams};
 use crate::router::Timeouts;
 use crate::sync::RuntimeSink;
-use crate::tls;
+use crate::tls::{self, ServerTls, TlsError};
 use crate::upstream::states::States;
 use crate::worker::{self, Shared, Sockets};
 
@@ -93,7 +93,7 @@ pub enum StartError {
         /// Which side.
         side: &'static str,
         /// What is wrong.
-        source: tls::TlsError,
+        source: TlsError,
     },
     /// Certificates or token for the config stream.
     #[error("the config stream cannot be set up: {0}")]
@@ -148,21 +148,25 @@ impl Runtime {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let server_tls = config.listen.https.map(|_| tls::server_config(&config.downstream_tls)).transpose();
-        let server_tls =
-            server_tls.map_err(|source| StartError::Tls { side: "the HTTPS listener", source })?;
-        let client_tls = tls::client_config(&config.upstream.tls)
-            .map_err(|source| StartError::Tls { side: "upstreams", source })?;
         let options = stream_options(&config.stream, &registry)?;
         let mut bound = Bound::bind(&config, count)?;
         let readiness = Readiness::new();
         let endpoints = Arc::<States>::default();
         let upstreams = Upstreams { zone: config.stream.zone.clone(), states: endpoints.clone() };
         let sink = Arc::new(open_sink(&config, registry, services, upstreams, &readiness).await?);
+        let state = sink.state();
+        let server_tls = config.listen.https.map(|_| ServerTls::new(&config.downstream_tls, state.clone()));
+        let server_tls = server_tls.transpose();
+        let server_tls = server_tls
+            .map_err(|source| StartError::Tls { side: "the HTTPS listener", source })?
+            .map(Arc::new);
+        let client_tls = tls::ClientTls::new(&config.upstream.tls, state.clone())
+            .map_err(|source| StartError::Tls { side: "upstreams", source })?;
+        let client_tls = Arc::new(client_tls);
         let (writer, blocks) = access_log::open(&config.access_log)?;
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let shared = Shared {
-            state: sink.state(),
+            state,
             clock,
             readiness: readiness.clone(),
             server_tls,

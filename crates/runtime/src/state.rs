@@ -12,6 +12,7 @@ use ferrogate_model::{Digest, Position, Reject, ResourceName, Revision};
 use imbl::OrdMap;
 
 use crate::router::{CompiledRoute, Entry, Table};
+use crate::tls::certificates::{Certificates, Prepared};
 
 /// Everything the runtime serves at one position. Successive snapshots share what did
 /// not change between them.
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub table: Table,
     /// Every artifact that serves.
     pub artifacts: OrdMap<ResourceName, Arc<HeldArtifact>>,
+    /// The certificates among them, as handshakes find them.
+    pub certificates: Certificates,
     /// Every artifact whose delivered version was refused; its last good version, if it
     /// had one, is in `artifacts`.
     pub refused: OrdMap<ResourceName, Arc<Refused>>,
@@ -43,6 +46,8 @@ pub struct HeldArtifact {
     pub contribution: Digest,
     /// Its canonical JSON, kept for last-known-good and the (redacted) config dump.
     pub payload: Bytes,
+    /// What it is, when it is a certificate.
+    pub certificate: Option<Arc<Prepared>>,
     /// Its routes, as they stand in the table; empty while undeployed.
     pub routes: Vec<Arc<Entry<CompiledRoute>>>,
     /// How many of them are poisoned.
@@ -104,6 +109,9 @@ impl Snapshot {
         self.digest = self.digest.plus(artifact.contribution);
         self.poisoned += artifact.poisoned;
         let collisions = artifact.routes.iter().filter(|entry| self.table.insert(Arc::clone(entry))).count();
+        if let Some(certificate) = &artifact.certificate {
+            self.certificates.put(certificate);
+        }
         self.artifacts.insert(name, artifact);
         collisions
     }
@@ -125,6 +133,9 @@ impl Snapshot {
         self.refused.remove(name);
         if let Some(artifact) = self.artifacts.remove(name) {
             self.poisoned = self.poisoned.saturating_sub(artifact.poisoned);
+            if let Some(certificate) = &artifact.certificate {
+                self.certificates.remove(certificate);
+            }
             for entry in &artifact.routes {
                 let removed = self.table.remove(entry);
                 debug_assert!(removed, "every route of a held artifact stands in the table");

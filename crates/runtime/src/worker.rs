@@ -14,7 +14,6 @@ use ferrogate_base::clock::Clock;
 use ferrogate_base::readiness::Readiness;
 use ferrogate_base::tasks::Tasks;
 use http::HeaderValue;
-use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +25,7 @@ use crate::h1::timer::TICK;
 use crate::listener::{self, Accepting};
 use crate::metrics::WorkerMetrics;
 use crate::state::State;
+use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::Upstreams;
 use crate::upstream::balance::Balancer;
 use crate::upstream::connect::Connector;
@@ -48,9 +48,9 @@ pub struct Shared {
     /// Whether the process wants traffic.
     pub readiness: Readiness,
     /// TLS towards clients.
-    pub server_tls: Option<Arc<ServerConfig>>,
+    pub server_tls: Option<Arc<ServerTls>>,
     /// TLS towards upstreams.
-    pub client_tls: Arc<ClientConfig>,
+    pub client_tls: Arc<ClientTls>,
     /// What is known of upstream endpoints.
     pub endpoints: Arc<States>,
     /// One permit per client connection of the process.

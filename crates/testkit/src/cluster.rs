@@ -147,8 +147,7 @@ impl Roles<'_> {
         for url in streams {
             args.extend(strings(&["--controller", url]));
         }
-        self.complete(&mut args, &["http", "admin", "metrics", "readiness"]);
-        args.extend(strings(&["--listen-https", "off"]));
+        self.complete(&mut args, &["http", "https", "admin", "metrics", "readiness"]);
         self.spec(name, args)
     }
 

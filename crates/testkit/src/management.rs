@@ -76,6 +76,14 @@ impl Management {
         self.send(Method::POST, &format!("/rest-apis{query}"), Some(api)).await
     }
 
+    /// `POST /apply` of these documents: create or replace, all or nothing.
+    ///
+    /// # Errors
+    /// As [`Management::send`].
+    pub async fn apply(&self, documents: &[Value], query: &str) -> anyhow::Result<Answer> {
+        self.send(Method::POST, &format!("/apply{query}"), Some(&Value::Array(documents.to_vec()))).await
+    }
+
     /// `PUT /rest-apis/{handle}`, the handle taken from the document.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ferrogate_model::{GatewayId, Reject};
 use ferrogate_xds::client::session::{Session as Client, Step};
+use ferrogate_xds::node::NodeInfo;
 use ferrogate_xds::protocol::{
     Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, ListValue, Resource, Value, ValueKind,
 };
@@ -53,7 +54,7 @@ impl Conversation {
     /// The same between two ends of this version.
     fn held_today() -> Conversation {
         let (mut line, mut runtime, mut server) = (first(), Runtime::default(), server());
-        let (mut client, hello) = Client::open(&node("runtime-1", "a"), &runtime.held, false);
+        let (mut client, hello) = Client::open(&of_the_first_version(), &runtime.held, false);
         let everything = {
             assert!(matches!(server.receive(START, hello.clone()), Ok(Some(Report::Connected(_)))));
             server.publish(START, line.snapshot());
@@ -69,6 +70,13 @@ impl Conversation {
         let heartbeat = server.next(server.deadline()).unwrap().0;
         Conversation { requests: [hello, ack, nack], responses: [everything, change, heartbeat] }
     }
+}
+
+/// A runtime that can run what there was at first. Kinds that came later are stated beside it
+/// by those that can run them, and are no other version of the protocol.
+fn of_the_first_version() -> NodeInfo {
+    let capabilities = ["rest-api/v1".to_owned()].into_iter().collect();
+    NodeInfo { capabilities, ..node("runtime-1", "a") }
 }
 
 fn server() -> Server {
@@ -122,7 +130,7 @@ fn a_runtime_of_the_first_version_is_served_by_this_one() {
     let [hello, ack, nack] = Conversation::recorded().requests;
     let (mut line, mut server) = (first(), server());
     let Ok(Some(Report::Connected(runtime))) = server.receive(START, hello) else { panic!("not connected") };
-    assert_eq!(runtime.node, node("runtime-1", "a"));
+    assert_eq!(runtime.node, of_the_first_version());
     server.publish(START, line.snapshot());
     let (_, sent) = server.next(START).unwrap();
     assert!(sent.is_some_and(|sent| sent.full && sent.upserts == 2));

@@ -19,14 +19,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::collection::status_of;
 use super::documents::ResourceStatus;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::gateway::named;
 use super::json::json as answer;
 use super::options::{Params, WriteOptions, WriteQuery, format, read_body};
-use super::rest_apis::status_of;
-use super::secrets::NO_KEY;
-use super::write::{Subject, parse_many};
+use super::write::{Subject, parse_many, sealable};
 use crate::auth::roles::ADMIN;
 use crate::auth::{Auth, Denied, Principal};
 use crate::deploy::{Admitted, kind_of};
@@ -86,7 +85,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         (status = 200, description = "Stored; with `wait=live`, live", body = ApplyAnswer),
         (status = 202, description = "Stored, and not live in time", body = ApplyAnswer),
         (status = 400, description = "A document is not valid; nothing was stored", body = ErrorBody),
-        (status = 403, description = "A secret is among them and the caller is no administrator", body = super::error::AuthErrorBody),
+        (status = 403, description = "A secret or a certificate is among them and the caller is no administrator", body = super::error::AuthErrorBody),
         (status = 409, description = "Name and version, or a route is taken; nothing was stored", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 503, description = "The store is unavailable, or the outcome unknown", body = ErrorBody),
@@ -103,13 +102,11 @@ async fn apply(
     let text = read_body(body, app.settings.max_bundle_bytes).await?;
     let documents = parse_many(text, format(&headers)).await?;
     let documents: Vec<(Kind, Value)> = documents.into_iter().map(|one| (kind_of(&one), one)).collect();
-    // The paths of secrets are the administrator's, and so are secrets that come this way.
-    if documents.iter().any(|(kind, _)| *kind == Kind::Secret) && Auth::require(&caller, &[ADMIN]).is_err() {
+    // What conceals is the administrator's to write on its own path, and so it is this way.
+    if documents.iter().any(|(kind, _)| kind.conceals()) && Auth::require(&caller, &[ADMIN]).is_err() {
         return Ok(Denied::Forbidden.into_response());
     }
-    if !app.settings.seals && documents.iter().any(|(kind, _)| *kind == Kind::Secret) {
-        return Err(ApiError::BadRequest(NO_KEY.to_owned()));
-    }
+    sealable(app.settings.seals, documents.iter().map(|(kind, document)| (*kind, document)))?;
     let admitted = admit(&app, documents, options.strict).await?;
     if options.dry_run {
         let snapshot = super::read::Reading::of(&app)?.snapshot;

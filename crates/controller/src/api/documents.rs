@@ -4,7 +4,7 @@
 //! sends is ignored.
 
 use ferrogate_model::kinds::{Artifact, Secret};
-use ferrogate_model::{Kind, ResourceName, Revision};
+use ferrogate_model::{ResourceName, Revision};
 use ferrogate_store::StoredArtifact;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -109,16 +109,27 @@ pub fn source(stored: &StoredArtifact) -> Result<Value, ApiError> {
     })
 }
 
-/// The whole document that a client once sent: of a secret, with its value.
+/// The whole document that a client once sent: of a secret with its value, of a certificate
+/// with its private key.
 ///
 /// # Errors
-/// When what is stored is not a document, or no secret.
+/// When what is stored is not a document, or not of its kind.
 pub fn whole(stored: &StoredArtifact) -> Result<Value, ApiError> {
     let source = source(stored)?;
-    match stored.name.kind {
-        Kind::RestApi => Ok(source),
-        Kind::Secret => Ok(secret(stored)?.revealed(source)),
-    }
+    if stored.name.kind.conceals() { Ok(artifact(stored)?.revealed(source)) } else { Ok(source) }
+}
+
+/// The artifact that is stored as this.
+///
+/// # Errors
+/// When it is none of its kind.
+pub fn artifact(stored: &StoredArtifact) -> Result<Artifact, ApiError> {
+    let payload = stored.payload.as_deref().unwrap_or_default();
+    // The cause could quote the payload.
+    Artifact::from_payload(stored.name.kind, payload.as_bytes()).map_err(|_| ApiError::Internal {
+        message: "The stored artifact is not readable",
+        cause: format!("{} at revision {} is not of its kind", stored.name, stored.revision),
+    })
 }
 
 /// The secret that is stored as this.
@@ -126,11 +137,9 @@ pub fn whole(stored: &StoredArtifact) -> Result<Value, ApiError> {
 /// # Errors
 /// When it is none.
 pub fn secret(stored: &StoredArtifact) -> Result<Secret, ApiError> {
-    let payload = stored.payload.as_deref().unwrap_or_default();
-    match Artifact::from_payload(stored.name.kind, payload.as_bytes()) {
+    match artifact(stored) {
         Ok(Artifact::Secret(secret)) => Ok(secret),
-        // The cause could quote the payload.
-        Ok(Artifact::RestApi(_)) | Err(_) => Err(ApiError::Internal {
+        Ok(Artifact::RestApi(_) | Artifact::Certificate(_)) | Err(_) => Err(ApiError::Internal {
             message: "Failed to decrypt secret",
             cause: format!("{} at revision {} is no secret", stored.name, stored.revision),
         }),

@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use ferrogate_model::{Kind, Position, ResourceName, Revision};
+use ferrogate_model::{Position, ResourceName, Revision};
 use ferrogate_store::{Changes, Guard, State as StoredState, StoredArtifact};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -18,11 +18,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::collection::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list};
 use super::documents::whole;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::json::json as answer;
 use super::options::{Params, Segments, WriteOptions, WriteQuery};
-use super::revisions::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list};
 use super::write::{REVISION, Subject, batch_id};
 use crate::auth::Principal;
 use crate::deploy::{Admitted, Refusal};
@@ -218,10 +218,10 @@ async fn difference(app: &Arc<App>, was: StoredState, strict: bool) -> Result<Di
     if faults.is_empty() { Ok(found) } else { Err(ApiError::Invalid(faults)) }
 }
 
-/// Whether going back changes anything. A secret's source does not say what its value is;
-/// the payload of another artifact follows from its source.
+/// Whether going back changes anything. A source that conceals does not say all; any other
+/// artifact's payload follows from its source.
 fn differs(now: &StoredArtifact, was: &StoredArtifact) -> bool {
-    now.source != was.source || (now.name.kind == Kind::Secret && now.payload != was.payload)
+    now.source != was.source || (now.name.kind.conceals() && now.payload != was.payload)
 }
 
 /// A refusal with the document it belongs to in front of each field.

@@ -5,7 +5,9 @@
 //! what is written comes back through the feed like everybody else's.
 
 mod apply;
+pub mod certificates;
 mod cluster;
+mod collection;
 pub mod documents;
 pub mod error;
 mod gateway;
@@ -18,7 +20,6 @@ pub mod policies;
 mod preview;
 mod read;
 mod rest_apis;
-mod revisions;
 mod secrets;
 mod write;
 
@@ -109,7 +110,7 @@ fn endpoints() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(rest_apis::routes())
         .merge(secrets::routes())
-        .merge(revisions::routes())
+        .merge(certificates::routes())
         .merge(apply::routes())
         .merge(gateway::routes())
         .merge(cluster::routes())

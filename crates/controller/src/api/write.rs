@@ -26,6 +26,11 @@ const PLANS: usize = 8;
 /// The header with the revision on every write.
 pub const REVISION: &str = "x-revision";
 
+/// Told to whoever writes a secret to a gateway that could only store it in the clear.
+const NO_KEY: &str = "storage failed: this gateway has no key to seal secrets with. Make one \
+    (head -c 32 /dev/urandom > FILE) and give the same file to every controller as \
+    controller.encryption.key_file";
+
 /// What a write asked of the artifact, for wording the refusal.
 #[derive(Clone)]
 pub struct Subject {
@@ -56,6 +61,7 @@ impl Subject {
         let title = match &admitted.artifact {
             Artifact::RestApi(api) => (api.display_name.clone(), api.version.clone()),
             Artifact::Secret(secret) => (secret.display_name.clone(), String::new()),
+            Artifact::Certificate(certificate) => (certificate.handle.as_str().to_owned(), String::new()),
         };
         Subject { name: admitted.name.clone(), name_claim: admitted.name_claim.clone(), title, guard }
     }
@@ -223,20 +229,20 @@ fn into_planned((subject, content): (Subject, Option<Admitted>)) -> Planned {
     Planned { name: subject.name, guard: subject.guard, content }
 }
 
-/// What a write writes where. Of a secret the source does not say all.
+/// What a write writes where. A source that conceals does not say all.
 fn fingerprint((subject, content): &(Subject, Option<Admitted>)) -> (ResourceName, Option<String>) {
-    let content = content.as_ref().map(|admitted| match subject.name.kind {
-        Kind::RestApi => admitted.source.to_string(),
-        Kind::Secret => admitted.payload.clone().unwrap_or_default(),
+    let content = content.as_ref().map(|admitted| match subject.name.kind.conceals() {
+        false => admitted.source.to_string(),
+        true => admitted.payload.clone().unwrap_or_default(),
     });
     (subject.name.clone(), content)
 }
 
 /// The same of what is stored.
 fn stored_fingerprint(stored: &StoredArtifact) -> &str {
-    match stored.name.kind {
-        Kind::RestApi => &stored.source,
-        Kind::Secret => stored.payload.as_deref().unwrap_or_default(),
+    match stored.name.kind.conceals() {
+        false => &stored.source,
+        true => stored.payload.as_deref().unwrap_or_default(),
     }
 }
 
@@ -322,6 +328,7 @@ pub fn already_exists(name: &ResourceName) -> ApiError {
         Kind::Secret => {
             format!("storage failed: configuration already exists: secret with id '{handle}' already exists")
         }
+        Kind::Certificate => format!("configuration already exists: certificate '{handle}' already exists"),
     })
 }
 
@@ -331,15 +338,21 @@ pub const fn title(kind: Kind) -> &'static str {
     match kind {
         Kind::RestApi => "RestAPI",
         Kind::Secret => "Secret",
+        Kind::Certificate => "Certificate",
     }
 }
 
 /// The answer about an artifact that does not exist.
 #[must_use]
 pub fn not_found(name: &ResourceName) -> ApiError {
-    ApiError::NotFound(match name.kind {
-        Kind::RestApi => format!("RestAPI with handle '{}' not found", name.handle),
-        Kind::Secret => format!("configuration not found: id={}", name.handle),
+    absent(name.kind, name.handle.as_str())
+}
+
+fn absent(kind: Kind, handle: &str) -> ApiError {
+    ApiError::NotFound(match kind {
+        Kind::RestApi => format!("RestAPI with handle '{handle}' not found"),
+        Kind::Secret => format!("configuration not found: id={handle}"),
+        Kind::Certificate => format!("certificate '{handle}' not found"),
     })
 }
 
@@ -349,12 +362,26 @@ pub fn not_found(name: &ResourceName) -> ApiError {
 /// When it cannot exist.
 pub fn named(kind: Kind, handle: &str) -> Result<ResourceName, ApiError> {
     let name = Handle::try_new(handle).map(|handle| ResourceName::new(kind, handle));
-    name.map_err(|_| {
-        ApiError::NotFound(match kind {
-            Kind::RestApi => format!("RestAPI with handle '{handle}' not found"),
-            Kind::Secret => format!("configuration not found: id={handle}"),
-        })
-    })
+    name.map_err(|_| absent(kind, handle))
+}
+
+/// Refuses to take what is secret where it could only be stored in the clear.
+///
+/// # Errors
+/// When there is no key to seal it with.
+pub fn sealable<'d>(
+    seals: bool,
+    mut documents: impl Iterator<Item = (Kind, &'d Value)>,
+) -> Result<(), ApiError> {
+    let secret = |(kind, document): (Kind, &Value)| match kind {
+        Kind::RestApi => false,
+        Kind::Secret => true,
+        Kind::Certificate => document.pointer("/spec/privateKey").is_some(),
+    };
+    if !seals && documents.any(secret) {
+        return Err(ApiError::BadRequest(NO_KEY.to_owned()));
+    }
+    Ok(())
 }
 
 /// Parses a body that holds one document, off the async threads like [`App::admit`].
@@ -397,4 +424,26 @@ pub async fn off_thread<T: Send + 'static>(
 /// When the text is no id.
 pub fn batch_id(text: &str) -> Result<Uuid, ApiError> {
     Uuid::parse_str(text).map_err(|_| ApiError::BadRequest(format!("'{text}' is not a batch id")))
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrogate_model::Kind;
+    use serde_json::json;
+
+    use super::sealable;
+
+    #[test]
+    fn what_is_secret_is_not_taken_without_a_key_to_seal_it() {
+        let (keyed, trusted) = (json!({"spec": {"privateKey": "x"}}), json!({"spec": {"certificate": "x"}}));
+        for (kind, document, secret) in [
+            (Kind::RestApi, &keyed, false),
+            (Kind::Secret, &trusted, true),
+            (Kind::Certificate, &trusted, false),
+            (Kind::Certificate, &keyed, true),
+        ] {
+            assert_eq!(sealable(false, std::iter::once((kind, document))).is_err(), secret, "{kind:?}");
+            assert!(sealable(true, std::iter::once((kind, document))).is_ok());
+        }
+    }
 }

@@ -18,8 +18,9 @@ pub fn required(method: &Method, path: &str) -> &'static [&'static str] {
     match first {
         "rest-apis" | "apply" => &[ADMIN, DEVELOPER],
         "policies" | "revisions" | "cluster" | "batches" if *method == Method::GET => &[ADMIN, DEVELOPER],
+        "certificates" if *method == Method::GET => &[ADMIN, DEVELOPER],
         // Takes every artifact of the gateway back, other people's too.
-        "rollback" | "secrets" => &[ADMIN],
+        "rollback" | "secrets" | "certificates" => &[ADMIN],
         _ => &[],
     }
 }
@@ -43,6 +44,8 @@ mod tests {
             (Method::POST, "/revisions", &[]),
             (Method::GET, "/secrets", &[ADMIN]),
             (Method::PUT, "/secrets/a", &[ADMIN]),
+            (Method::GET, "/certificates", both),
+            (Method::POST, "/certificates/reload", &[ADMIN]),
             (Method::GET, "/api-keys", &[]),
             (Method::GET, "/", &[]),
         ] {

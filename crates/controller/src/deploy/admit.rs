@@ -18,6 +18,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::certificates;
 use super::secrets::{self, Secrets, Visible};
 
 /// What admission needs of the world.
@@ -95,6 +96,7 @@ impl Admission {
         match kind {
             Kind::RestApi => self.rest_api(source, strict, secrets),
             Kind::Secret => secret(source, strict),
+            Kind::Certificate => certificates::admit(source, strict),
         }
     }
 
@@ -216,26 +218,41 @@ pub fn kind_of(document: &Value) -> Kind {
 
 /// A secret's source is kept without its value; its templates, if it has any, are text.
 fn secret(source: Value, strict: bool) -> Result<Admitted, Refusal> {
-    let parsed = Secret::parse(&source).map_err(|refusal| match refusal {
-        ModelRefusal::Unreadable(error) => Refusal::Unreadable(error.to_string()),
-        ModelRefusal::Invalid(violations) => Refusal::Invalid(violations),
-    })?;
-    if strict && !parsed.warnings.0.is_empty() {
-        return Err(Refusal::Invalid(parsed.warnings));
+    let parsed = Secret::parse(&source)?;
+    concealed(Artifact::Secret(parsed.secret), Secret::concealed(source), parsed.warnings, strict)
+}
+
+/// What is stored of an artifact that depends on no other, with the document that tells of it.
+pub(super) fn concealed(
+    artifact: Artifact,
+    source: Value,
+    warnings: Violations,
+    strict: bool,
+) -> Result<Admitted, Refusal> {
+    if strict && !warnings.0.is_empty() {
+        return Err(Refusal::Invalid(warnings));
     }
-    let artifact = Artifact::Secret(parsed.secret);
     Ok(Admitted {
         name: artifact.name(),
         payload: Some(artifact.to_payload()),
         artifact,
-        source: Secret::concealed(source),
+        source,
         references: Vec::new(),
         expects: Vec::new(),
         claims: Vec::new(),
         name_claim: String::new(),
         uuid: None,
-        warnings: parsed.warnings,
+        warnings,
     })
+}
+
+impl From<ModelRefusal> for Refusal {
+    fn from(refusal: ModelRefusal) -> Refusal {
+        match refusal {
+            ModelRefusal::Unreadable(error) => Refusal::Unreadable(error.to_string()),
+            ModelRefusal::Invalid(violations) => Refusal::Invalid(violations),
+        }
+    }
 }
 
 /// Messages quote values, and a value may be a secret that a template put there.

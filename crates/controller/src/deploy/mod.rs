@@ -6,6 +6,7 @@
 //! into answers.
 
 pub mod admit;
+mod certificates;
 pub mod secrets;
 
 use std::sync::Arc;

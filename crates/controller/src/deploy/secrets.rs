@@ -82,6 +82,6 @@ pub fn stored(entry: &Entry) -> Option<Secret> {
     let payload = entry.stored.payload.as_deref()?;
     match Artifact::from_payload(entry.stored.name.kind, payload.as_bytes()) {
         Ok(Artifact::Secret(secret)) => Some(secret),
-        Ok(Artifact::RestApi(_)) | Err(_) => None,
+        Ok(Artifact::RestApi(_) | Artifact::Certificate(_)) | Err(_) => None,
     }
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod certificates;
 mod conditions;
 mod fault;
 mod harness;

@@ -95,7 +95,7 @@ pub enum Verb {
     /// List artifacts
     List {
         /// What to list; the filters are for REST APIs
-        #[arg(value_name = "KIND", value_parser = ["rest-apis", "secrets"])]
+        #[arg(value_name = "KIND", value_parser = ["rest-apis", "secrets", "certificates"])]
         kind: Option<String>,
         /// Only those with this display name
         #[arg(long)]

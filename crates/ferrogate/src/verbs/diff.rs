@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use ferrogate_model::{Handle, Kind, ResourceName};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
@@ -24,8 +25,9 @@ pub async fn run(places: &[PathBuf], connection: &Connection) -> anyhow::Result<
     for document in files::read(places)? {
         let name = document.value.pointer("/metadata/name").and_then(Value::as_str);
         let name = name.with_context(|| format!("{}: metadata.name is missing", document.origin))?;
-        let is_secret = document.value.get("kind").and_then(Value::as_str) == Some("Secret");
-        let path = if is_secret { api(&format!("secrets/{name}")) } else { api(name) };
+        let kind = document.value.get("kind").and_then(Value::as_str).and_then(Kind::from_document_name);
+        let kind = kind.unwrap_or(Kind::RestApi);
+        let path = api(&ResourceName::new(kind, Handle::try_new(name)?).to_string());
         let live = match client.send(Call::new(Method::GET, path)).await {
             Ok(reply) => Some(comparable(reply.body, &document.value)),
             Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => None,
@@ -34,7 +36,7 @@ pub async fn run(places: &[PathBuf], connection: &Connection) -> anyhow::Result<
         let wanted = comparable(document.value.clone(), &document.value);
         if live.as_ref() != Some(&wanted) {
             let (mut live, mut wanted) = (live.unwrap_or(Value::Null), wanted);
-            if is_secret {
+            if kind == Kind::Secret {
                 conceal(&mut live, &mut wanted);
             }
             changes.push((name.to_owned(), live, wanted));
@@ -60,6 +62,10 @@ pub async fn run(places: &[PathBuf], connection: &Connection) -> anyhow::Result<
 fn comparable(mut document: Value, written: &Value) -> Value {
     if let Value::Object(fields) = &mut document {
         fields.remove("status");
+    }
+    // Nobody is told a private key, so that it cannot be compared.
+    if let Some(Value::Object(spec)) = document.get_mut("spec") {
+        spec.remove("privateKey");
     }
     if written.pointer("/spec/vhosts").is_none()
         && let Some(Value::Object(spec)) = document.get_mut("spec")

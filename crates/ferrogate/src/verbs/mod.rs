@@ -11,6 +11,7 @@ mod show;
 mod status;
 
 use anyhow::Context;
+use ferrogate_model::Kind;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -32,8 +33,8 @@ async fn dispatch(verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Apply(flags) => apply::run(&flags).await,
         Verb::Get { name, revision, connection } => get(&name, revision, &connection).await,
-        Verb::List { kind: Some(kind), connection, .. } if kind == SECRETS => {
-            list(Call::new(Method::GET, format!("/{SECRETS}")), &connection).await
+        Verb::List { kind: Some(kind), connection, .. } if kind == SECRETS || kind == CERTIFICATES => {
+            list(Call::new(Method::GET, format!("/{kind}")), &connection).await
         }
         Verb::List { kind: _, display_name, version, context, status, connection } => {
             let call = Call::new(Method::GET, "/rest-apis")
@@ -58,17 +59,21 @@ async fn dispatch(verb: Verb) -> anyhow::Result<Exit> {
     }
 }
 
-/// The path segment of secrets.
-const SECRETS: &str = "secrets";
+/// The path segments of kinds that are listed in their own way.
+const SECRETS: &str = Kind::Secret.path_name();
+const CERTIFICATES: &str = Kind::Certificate.path_name();
 
-/// The path of one artifact: `NAME` is a REST API, `secrets/NAME` a secret. A name has no
-/// slash. Only what a handle may hold is left as it is.
+/// The path of one artifact: `NAME` is a REST API, `secrets/NAME` a secret, and so on. A name
+/// has no slash. Only what a handle may hold is left as it is.
 pub(super) fn api(name: &str) -> String {
     let (kind, name) = match name.split_once('/') {
-        Some(("secrets" | "secret" | "Secret", name)) => (SECRETS, name),
-        Some(("rest-apis" | "rest-api" | "RestApi", name)) => ("rest-apis", name),
-        Some(_) | None => ("rest-apis", name),
+        Some((word, rest)) => match kind(word) {
+            Some(kind) => (kind, rest),
+            None => (Kind::RestApi, name),
+        },
+        None => (Kind::RestApi, name),
     };
+    let kind = kind.path_name();
     let escaped: String = name
         .bytes()
         .map(|byte| match byte {
@@ -79,6 +84,12 @@ pub(super) fn api(name: &str) -> String {
         })
         .collect();
     format!("/{kind}/{escaped}")
+}
+
+/// The kind that is meant by its name in documents or paths, or by the latter's singular.
+fn kind(word: &str) -> Option<Kind> {
+    let singular = || Kind::ALL.into_iter().find(|kind| kind.path_name().strip_suffix('s') == Some(word));
+    Kind::from_path_name(word).or_else(|| Kind::from_document_name(word)).or_else(singular)
 }
 
 /// The call with what was said about waiting.
@@ -129,10 +140,13 @@ async fn get(name: &str, revision: Option<u64>, connection: &Connection) -> anyh
 async fn list(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
     let reply = Client::connect(connection)?.send(call).await?;
     match connection.output.unwrap_or(Output::Table) {
-        Output::Table => match reply.body.get(SECRETS) {
-            Some(_) => secrets_table(show::items(&reply.body, SECRETS))?,
-            None => apis_table(show::items(&reply.body, "apis"))?,
-        },
+        Output::Table if reply.body.get(SECRETS).is_some() => {
+            secrets_table(show::items(&reply.body, SECRETS))?;
+        }
+        Output::Table if reply.body.get(CERTIFICATES).is_some() => {
+            certificates_table(show::items(&reply.body, CERTIFICATES))?;
+        }
+        Output::Table => apis_table(show::items(&reply.body, "apis"))?,
         format => show::document(&reply.body, format)?,
     }
     Ok(Exit::Done)
@@ -159,6 +173,12 @@ fn secrets_table(secrets: &[Value]) -> anyhow::Result<()> {
     let columns = ["/metadata/name", "/spec/displayName", "/status/createdAt", "/status/updatedAt"];
     let rows = secrets.iter().map(|one| columns.map(|at| show::text(one.pointer(at))).to_vec());
     Ok(output::line(&table(&["NAME", "DISPLAY NAME", "CREATED", "UPDATED"], rows))?)
+}
+
+fn certificates_table(certificates: &[Value]) -> anyhow::Result<()> {
+    let columns = ["name", "usage", "subject", "issuer", "notAfter"];
+    let rows = certificates.iter().map(|one| columns.map(|name| field(one, name)).to_vec());
+    Ok(output::line(&table(&["NAME", "USAGE", "SUBJECT", "ISSUER", "NOT AFTER"], rows))?)
 }
 
 async fn delete(names: &[String], waiting: &Waiting, connection: &Connection) -> anyhow::Result<Exit> {
@@ -224,8 +244,8 @@ mod tests {
         assert_eq!(api("a/b?c#d é"), "/rest-apis/a%2Fb%3Fc%23d%20%C3%A9");
         assert_eq!(api("secrets/db/../x"), "/secrets/db%2F..%2Fx");
         assert_eq!(
-            (api("secret/db"), api("RestApi/a")),
-            ("/secrets/db".to_owned(), "/rest-apis/a".to_owned())
+            (api("secret/db"), api("RestApi/a"), api("certificates/tls")),
+            ("/secrets/db".to_owned(), "/rest-apis/a".to_owned(), "/certificates/tls".to_owned())
         );
     }
 }

@@ -3,15 +3,19 @@
 //! [`Artifact`] have no catch-all arm, so that a new kind is a compile error
 //! wherever a decision is due.
 
+pub mod certificate;
 mod metadata;
 mod payload;
 pub mod rest_api;
 pub mod secret;
 
+pub use certificate::Certificate;
 pub use metadata::{ARTIFACT_ID, MAX_MAP_ENTRIES};
 pub use payload::PayloadError;
 pub use rest_api::RestApi;
 pub use secret::Secret;
+
+use serde_json::Value;
 
 use crate::{Kind, ResourceName};
 
@@ -23,6 +27,8 @@ pub enum Artifact {
     RestApi(RestApi),
     /// A secret.
     Secret(Secret),
+    /// A certificate.
+    Certificate(Certificate),
 }
 
 impl Artifact {
@@ -32,15 +38,28 @@ impl Artifact {
         match self {
             Artifact::RestApi(_) => Kind::RestApi,
             Artifact::Secret(_) => Kind::Secret,
+            Artifact::Certificate(_) => Kind::Certificate,
         }
     }
 
     /// The artifact's key in the store and on the wire.
     #[must_use]
     pub fn name(&self) -> ResourceName {
+        let handle = match self {
+            Artifact::RestApi(api) => &api.handle,
+            Artifact::Secret(secret) => &secret.handle,
+            Artifact::Certificate(certificate) => &certificate.handle,
+        };
+        ResourceName::new(self.kind(), handle.clone())
+    }
+
+    /// The document that a client once sent, from what of it is kept in the clear.
+    #[must_use]
+    pub fn revealed(&self, source: Value) -> Value {
         match self {
-            Artifact::RestApi(api) => ResourceName::new(Kind::RestApi, api.handle.clone()),
-            Artifact::Secret(secret) => ResourceName::new(Kind::Secret, secret.handle.clone()),
+            Artifact::RestApi(_) => source,
+            Artifact::Secret(secret) => secret.revealed(source),
+            Artifact::Certificate(certificate) => certificate.revealed(source),
         }
     }
 }

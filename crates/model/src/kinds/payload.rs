@@ -3,7 +3,7 @@
 //! runtime holds. The same artifact gives the same bytes on every replica; a payload
 //! of a newer release, with fields this one does not know, is still read.
 
-use super::{Artifact, RestApi, Secret};
+use super::{Artifact, Certificate, RestApi, Secret};
 use crate::Kind;
 
 /// A payload that is no artifact of its kind.
@@ -32,6 +32,14 @@ impl Secret {
     }
 }
 
+impl Certificate {
+    /// The certificate in canonical JSON, its private key included: it is stored sealed.
+    #[must_use]
+    pub fn to_payload(&self) -> String {
+        serde_json::to_string(self).expect("it is made of texts")
+    }
+}
+
 impl Artifact {
     /// The artifact in canonical JSON.
     #[must_use]
@@ -39,6 +47,7 @@ impl Artifact {
         match self {
             Artifact::RestApi(api) => api.to_payload(),
             Artifact::Secret(secret) => secret.to_payload(),
+            Artifact::Certificate(certificate) => certificate.to_payload(),
         }
     }
 
@@ -50,6 +59,7 @@ impl Artifact {
         match kind {
             Kind::RestApi => serde_json::from_slice(payload).map(Artifact::RestApi),
             Kind::Secret => serde_json::from_slice(payload).map(Artifact::Secret),
+            Kind::Certificate => serde_json::from_slice(payload).map(Artifact::Certificate),
         }
         .map_err(|source| PayloadError { kind, source })
     }

@@ -20,7 +20,6 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_rustls::TlsAcceptor;
 
 use self::io::{Activity, Deadlines, TimedIo};
 use crate::config::{Forwarding, Http1Codec};
@@ -30,6 +29,7 @@ use crate::h1::connection::{self, Handover};
 use crate::h1::handover::Rewound;
 use crate::metrics::WorkerMetrics;
 use crate::request;
+use crate::tls::ServerTls;
 use crate::worker::Worker;
 
 /// How long a drain leaves an idle HTTP/1 connection open for the request that its client may
@@ -79,7 +79,7 @@ pub async fn serve(
     worker: Rc<Worker>,
     mut stream: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerTls>>,
     open: Open,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
@@ -98,7 +98,8 @@ pub async fn serve(
     }
     match tls {
         None => speak(worker, stream, client, None, open).await,
-        Some(acceptor) => {
+        Some(tls) => {
+            let Some(acceptor) = tls.acceptor() else { return worker.metrics.tls_failures.one() };
             let limit = worker.shared.config.limits.tls_handshake_timeout;
             match tokio::time::timeout(limit, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {

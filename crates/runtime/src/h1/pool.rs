@@ -117,5 +117,5 @@ impl Pool {
 }
 
 fn same(one: &Endpoint, other: &Endpoint) -> bool {
-    (one.scheme, one.port) == (other.scheme, other.port) && one.host == other.host
+    (one.scheme, one.port) == (other.scheme, other.port) && one.host == other.host && one.tls == other.tls
 }

@@ -182,6 +182,7 @@ fn snapshot(sequence: u64, revision: u64, resources: &[Resource]) -> Arc<Snapsho
             version: resource.version,
             contribution: Digest::of_resource(resource),
             payload: resource.payload.clone(),
+            certificate: None,
             routes: Vec::new(),
             poisoned: 0,
         };

@@ -21,6 +21,7 @@ use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
 
 use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 use crate::state::{HeldArtifact, Refused};
+use crate::tls::certificates::Prepared;
 
 pub use targets::Upstreams;
 
@@ -30,6 +31,12 @@ pub struct Compiler {
     services: Services,
     defaults: Timeouts,
     upstreams: Upstreams,
+}
+
+/// What came of one artifact.
+struct Compiled {
+    routes: Vec<Arc<Entry<CompiledRoute>>>,
+    certificate: Option<Arc<Prepared>>,
 }
 
 /// What is the same for all routes of one artifact.
@@ -80,9 +87,9 @@ impl Compiler {
         };
         // Decoding and compiling run code of many authors over foreign data. A panic in it is a
         // bug; it must cost the one artifact and not the runtime's configuration stream.
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.routes(resource)));
-        let routes = match prepared {
-            Ok(routes) => routes.map_err(refuse)?,
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.compile(resource)));
+        let Compiled { routes, certificate } = match prepared {
+            Ok(compiled) => compiled.map_err(refuse)?,
             Err(_) => return Err(refuse("the runtime failed while it prepared the artifact".to_owned())),
         };
         Ok(HeldArtifact {
@@ -90,18 +97,25 @@ impl Compiler {
             contribution: Digest::of_resource(resource),
             payload: resource.payload.clone(),
             poisoned: routes.iter().filter(|entry| entry.route.poison().is_some()).count(),
+            certificate,
             routes,
         })
     }
 
-    fn routes(&self, resource: &Resource) -> Result<Vec<Arc<Entry<CompiledRoute>>>, String> {
+    fn compile(&self, resource: &Resource) -> Result<Compiled, String> {
         let artifact =
             Artifact::from_payload(resource.name.kind, &resource.payload).map_err(|e| e.to_string())?;
         if artifact.name() != resource.name {
             return Err(format!("the payload is of {}", artifact.name()));
         }
         match artifact {
-            Artifact::RestApi(api) => self.rest_api(&api, resource),
+            Artifact::RestApi(api) => {
+                Ok(Compiled { routes: self.rest_api(&api, resource)?, certificate: None })
+            }
+            Artifact::Certificate(certificate) => {
+                let certificate = Some(Arc::new(Prepared::new(&certificate)?));
+                Ok(Compiled { routes: Vec::new(), certificate })
+            }
             Artifact::Secret(_) => Err("secrets stay with the controllers".to_owned()),
         }
     }

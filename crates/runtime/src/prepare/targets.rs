@@ -128,9 +128,13 @@ fn defined(api: &RestApi, definition: &UpstreamDefinition, making: &Making<'_>) 
     // Weight 0 takes a target out of service without taking it out of the artifact.
     let weighted = definition.targets.iter().map(|target| (target, target.weight.unwrap_or(DEFAULT_WEIGHT)));
     let in_service: Vec<_> = weighted.filter(|(_, weight)| *weight > 0).collect();
+    let tls = definition.tls.clone().map(Arc::new);
     let endpoints: Vec<Endpoint> = in_service
         .iter()
-        .map(|(target, weight)| endpoint(&target.url, definition.protocol, *weight))
+        .map(|(target, weight)| Endpoint {
+            tls: tls.clone(),
+            ..endpoint(&target.url, definition.protocol, *weight)
+        })
         .collect();
     let zones: Vec<Option<&str>> = in_service.iter().map(|(target, _)| target.zone.as_deref()).collect();
     Target {
@@ -174,8 +178,8 @@ fn group(
         };
         let state = making.upstreams.states.endpoint(key, now);
         let health = check.map(|check| {
-            let Endpoint { scheme, host, port, .. } = endpoint.clone();
-            let checked = Checked { scheme, host, port, check: check.clone() };
+            let Endpoint { scheme, tls, host, port, .. } = endpoint.clone();
+            let checked = Checked { scheme, host, port, tls, check: check.clone() };
             making.upstreams.states.checks.of(checked, now)
         });
         Arc::new(Member::new(endpoint.clone(), state, is_local(zone), &full_name).checked(health))
@@ -185,5 +189,5 @@ fn group(
 }
 
 fn endpoint(url: &TargetUrl, protocol: UpstreamProtocol, weight: u8) -> Endpoint {
-    Endpoint { scheme: url.scheme, protocol, host: url.host.clone(), port: url.port, weight }
+    Endpoint { scheme: url.scheme, protocol, tls: None, host: url.host.clone(), port: url.port, weight }
 }

@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_model::kinds::rest_api::{HostRewrite, Method, Operation, Scheme, UpstreamProtocol};
+use ferrogate_model::kinds::rest_api::{
+    HostRewrite, Method, Operation, Scheme, UpstreamProtocol, UpstreamTls,
+};
 use ferrogate_model::{ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain};
 
@@ -79,6 +81,8 @@ pub struct Endpoint {
     pub scheme: Scheme,
     /// Which version of HTTP it is spoken to.
     pub protocol: UpstreamProtocol,
+    /// How it must prove itself and what it is shown, where that is not as for all.
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Host name or IP address, IPv6 without brackets.
     pub host: String,
     /// The port.

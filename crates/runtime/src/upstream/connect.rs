@@ -12,11 +12,8 @@ use ferrogate_base::tasks::Tasks;
 use ferrogate_model::kinds::rest_api::{Scheme, UpstreamProtocol};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use super::body::OutgoingBody;
 use super::dial::dial;
@@ -26,6 +23,7 @@ use crate::error::{Failure, Reason};
 use crate::executor::LocalExecutor;
 use crate::h1::wire::Wire;
 use crate::router::Endpoint;
+use crate::tls::ClientTls;
 
 /// The most headers a response may have; more is a protocol error of the upstream.
 const MAX_RESPONSE_HEADERS: usize = 256;
@@ -45,9 +43,7 @@ const PING_ANSWER: Duration = Duration::from_secs(10);
 /// What makes connections.
 pub struct Connector {
     dns: Dns,
-    http1: TlsConnector,
-    http2: TlsConnector,
-    either: TlsConnector,
+    tls: Arc<ClientTls>,
     tasks: Tasks,
 }
 
@@ -62,14 +58,8 @@ pub enum Sender {
 impl Connector {
     /// A worker's connector.
     #[must_use]
-    pub fn new(dns: Dns, tls: Arc<ClientConfig>, tasks: Tasks) -> Connector {
-        let offering = |protocols: &[&[u8]]| {
-            let mut config = ClientConfig::clone(&tls);
-            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-            TlsConnector::from(Arc::new(config))
-        };
-        let (http2, either) = (offering(&[b"h2"]), offering(&[b"h2", b"http/1.1"]));
-        Connector { dns, http1: TlsConnector::from(tls), http2, either, tasks }
+    pub fn new(dns: Dns, tls: Arc<ClientTls>, tasks: Tasks) -> Connector {
+        Connector { dns, tls, tasks }
     }
 
     /// Connects, or says why not within `limit`.
@@ -108,13 +98,8 @@ impl Connector {
         match endpoint.scheme {
             Scheme::Http => Ok(Wire::Plain(stream)),
             Scheme::Https => {
-                let name = ServerName::try_from(endpoint.host.clone())
-                    .map_err(|error| Failure::with(Reason::UpstreamTlsFailed, error))?;
-                let tls = match endpoint.protocol {
-                    UpstreamProtocol::Http1 => &self.http1,
-                    UpstreamProtocol::Http2 => &self.http2,
-                    UpstreamProtocol::Auto => &self.either,
-                };
+                let towards = self.tls.towards(&endpoint.host, endpoint.tls.as_ref(), endpoint.protocol);
+                let (tls, name) = towards.map_err(|error| Failure::with(Reason::UpstreamTlsFailed, error))?;
                 let stream = timeout_at(deadline, tls.connect(name, stream))
                     .await
                     .map_err(|_| late("no TLS handshake with"))?

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ferrogate_base::tasks::Tasks;
-use ferrogate_model::kinds::rest_api::{HealthCheck, Scheme};
-use rustls::ClientConfig;
+use ferrogate_model::kinds::rest_api::{HealthCheck, Scheme, UpstreamTls};
 use tokio::sync::Notify;
 
 use super::probe::Asker;
 use crate::dns::Dns;
+use crate::tls::ClientTls;
 
 /// What tells two checkers apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +26,8 @@ pub struct Checked {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// How it must prove itself, where that is not as for all.
+    pub tls: Option<Arc<UpstreamTls>>,
     /// How it is asked.
     pub check: HealthCheck,
 }
@@ -97,9 +99,9 @@ impl Checks {
     }
 
     /// Starts a task for each checker as it comes, until the group shuts down.
-    pub fn run(self: &Arc<Checks>, tasks: &Tasks, tls: &Arc<ClientConfig>) {
+    pub fn run(self: &Arc<Checks>, tasks: &Tasks, tls: &Arc<ClientTls>) {
         let (checks, own, token) = (self.clone(), tasks.clone(), tasks.token());
-        let asker = Arc::new(Asker::new(Dns::from_system(), tls, tasks.clone()));
+        let asker = Arc::new(Asker::new(Dns::from_system(), tls.clone(), tasks.clone()));
         tasks.spawn("health checks", async move {
             loop {
                 let unstarted =
@@ -199,7 +201,7 @@ impl Health {
     }
 
     fn report(&self, checked: &Checked) -> Report {
-        let Checked { scheme, host, port, check: _ } = checked;
+        let Checked { scheme, host, port, tls: _, check: _ } = checked;
         let scheme = match scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
@@ -263,6 +265,7 @@ mod tests {
             scheme: Scheme::Http,
             host: "h".to_owned(),
             port,
+            tls: None,
             check: check(healthy, 3),
         };
         let first = checks.of(checked(1, 2), now);

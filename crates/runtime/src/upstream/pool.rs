@@ -11,7 +11,7 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ferrogate_model::kinds::rest_api::{Scheme, UpstreamProtocol};
+use ferrogate_model::kinds::rest_api::{Scheme, UpstreamProtocol, UpstreamTls};
 use hyper::client::conn::http1::SendRequest;
 
 use super::body::OutgoingBody;
@@ -63,8 +63,11 @@ struct Idle {
 /// What tells two targets apart. Owned in the map, borrowed from the route at lookup.
 pub(super) struct Key(Rc<Endpoint>);
 
+/// Who is at the other end, and how it has proved so.
+type Parts<'a> = (Scheme, UpstreamProtocol, Option<&'a UpstreamTls>, &'a str, u16);
+
 pub(super) trait Address {
-    fn address(&self) -> (Scheme, UpstreamProtocol, &str, u16);
+    fn address(&self) -> Parts<'_>;
 }
 
 impl Key {
@@ -78,14 +81,14 @@ impl Key {
 }
 
 impl Address for Key {
-    fn address(&self) -> (Scheme, UpstreamProtocol, &str, u16) {
+    fn address(&self) -> Parts<'_> {
         self.0.address()
     }
 }
 
 impl Address for Endpoint {
-    fn address(&self) -> (Scheme, UpstreamProtocol, &str, u16) {
-        (self.scheme, self.protocol, &self.host, self.port)
+    fn address(&self) -> Parts<'_> {
+        (self.scheme, self.protocol, self.tls.as_deref(), &self.host, self.port)
     }
 }
 

@@ -8,21 +8,19 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ferrogate_base::tasks::Tasks;
-use ferrogate_model::kinds::rest_api::{HealthQuestion, Scheme};
+use ferrogate_model::kinds::rest_api::{HealthQuestion, Scheme, UpstreamProtocol};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
 use super::dial::dial;
 use super::health::Checked;
 use crate::dns::Dns;
+use crate::tls::ClientTls;
 
 /// An answer longer than this is no answer to a health check.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -33,8 +31,7 @@ const SERVING: u8 = 1;
 /// Puts questions.
 pub struct Asker {
     dns: Dns,
-    http1: TlsConnector,
-    http2: TlsConnector,
+    tls: Arc<ClientTls>,
     tasks: Tasks,
 }
 
@@ -54,10 +51,8 @@ where
 impl Asker {
     /// An asker that trusts whom requests to upstreams trust.
     #[must_use]
-    pub fn new(dns: Dns, tls: &Arc<ClientConfig>, tasks: Tasks) -> Asker {
-        let mut h2 = ClientConfig::clone(tls);
-        h2.alpn_protocols = vec![b"h2".to_vec()];
-        Asker { dns, http1: TlsConnector::from(tls.clone()), http2: TlsConnector::from(Arc::new(h2)), tasks }
+    pub fn new(dns: Dns, tls: Arc<ClientTls>, tasks: Tasks) -> Asker {
+        Asker { dns, tls, tasks }
     }
 
     /// Asks once.
@@ -66,14 +61,18 @@ impl Asker {
     /// With what speaks against the endpoint.
     pub async fn ask(&self, checked: &Checked) -> Result<(), String> {
         let stream = self.connect(checked).await?;
-        let tls = match (&checked.check.question, checked.scheme) {
+        let protocol = match (&checked.check.question, checked.scheme) {
             (HealthQuestion::Tcp, Scheme::Http) => return Ok(()),
-            (HealthQuestion::Grpc { .. }, Scheme::Https) => Some(&self.http2),
-            (HealthQuestion::Tcp | HealthQuestion::Http { .. }, Scheme::Https) => Some(&self.http1),
-            (HealthQuestion::Http { .. } | HealthQuestion::Grpc { .. }, Scheme::Http) => None,
+            (HealthQuestion::Grpc { .. }, Scheme::Https) => UpstreamProtocol::Http2,
+            (HealthQuestion::Tcp | HealthQuestion::Http { .. }, Scheme::Https) => UpstreamProtocol::Http1,
+            (HealthQuestion::Http { .. } | HealthQuestion::Grpc { .. }, Scheme::Http) => {
+                return self.exchange(stream, checked).await;
+            }
         };
-        let Some(tls) = tls else { return self.exchange(stream, checked).await };
-        let name = ServerName::try_from(checked.host.clone()).map_err(words)?;
+        let (tls, name) = self
+            .tls
+            .towards(&checked.host, checked.tls.as_ref(), protocol)
+            .map_err(|error| format!("TLS: {error}"))?;
         let stream = tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
         self.exchange(stream, checked).await
     }

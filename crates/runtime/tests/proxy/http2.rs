@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use ferrogate_runtime::config::DownstreamTls;
-use ferrogate_runtime::tls::server_config;
 use h2::Reason;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -16,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::backend::{Backend, Control, serve, serve_h2};
+use crate::support::pki::{self, Authority};
 use crate::support::{Gateway, PATIENCE, api, eventually, get, raw, request};
-use crate::tls::certificate;
 
 fn speaks(protocol: &str) -> impl FnOnce(&mut Value) {
     let protocol = json!(protocol);
@@ -171,11 +169,12 @@ async fn a_connection_that_goes_away_takes_no_new_requests() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_settles_the_version_by_alpn() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let (cert, key) = certificate(dir.path(), "localhost");
-    let settings =
-        DownstreamTls { cert_path: Some(cert.clone()), key_path: Some(key), ..DownstreamTls::default() };
+    let authority = Authority::new("theirs");
+    let cert = dir.path().join("ca.pem");
+    std::fs::write(&cert, authority.pem()).expect("a written certificate");
+    let shown = authority.issue(&["localhost"]);
     let acceptor = |protocols: &[&[u8]]| {
-        let mut config = (*server_config(&settings).expect("a server")).clone();
+        let mut config = pki::server(&shown, None);
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     };

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Between the model and the protocol's messages: one file for each kind of resource,
-//! the mark that frames an update, the first request and the answers. Everything that
+//! Between the model and the protocol's messages: artifacts of every kind that is sent, the mark that frames an update, the first request and the answers. Everything that
 //! arrives is checked here, once; nothing here knows where it came from or goes to.
 
 pub mod answer;
+pub mod artifact;
 pub mod hello;
 pub mod mark;
-pub mod rest_api;
 
 use std::sync::Arc;
 
@@ -14,6 +13,8 @@ use ferrogate_model::{Digest, Kind, NameError, Resource, Revision};
 
 use crate::catalog::Encoded;
 use crate::protocol;
+
+pub use artifact::{capability, type_url};
 
 /// The one subscription, which carries every kind.
 pub const SUBSCRIPTION: &str = "type.googleapis.com/ferrogate.v1";
@@ -50,24 +51,12 @@ pub enum WireError {
     },
 }
 
-/// The capability a runtime must state to be sent this kind; `None` for a kind that no
-/// runtime is sent.
-#[must_use]
-pub const fn capability(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::RestApi => Some(rest_api::CAPABILITY),
-        Kind::Secret => None,
-    }
-}
-
 /// Encodes a resource, once for every stream that will send it. A kind that stays with the
 /// controllers has no encoding, so that no mistake elsewhere can send it.
 #[must_use]
 pub fn encode(resource: &Resource) -> Option<Encoded> {
-    let bytes = match resource.name.kind {
-        Kind::RestApi => rest_api::encode(resource),
-        Kind::Secret => return None,
-    };
+    type_url(resource.name.kind)?;
+    let bytes = artifact::encode(resource);
     Some(Encoded { name: Arc::new(resource.name.clone()), version: resource.version, bytes })
 }
 
@@ -118,17 +107,10 @@ pub(crate) fn stated_version(message: &protocol::Resource) -> Revision {
     Revision(message.version.parse().unwrap_or(0))
 }
 
-const fn type_url(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::RestApi => Some(rest_api::TYPE_URL),
-        Kind::Secret => None,
-    }
-}
-
 fn decode_as(kind: Kind, bytes: &bytes::Bytes) -> Result<Resource, WireError> {
-    match kind {
-        Kind::RestApi => rest_api::decode(bytes),
-        Kind::Secret => Err(WireError::UnknownType(kind.document_name().to_owned())),
+    match type_url(kind) {
+        Some(_) => artifact::decode(kind, bytes),
+        None => Err(WireError::UnknownType(kind.document_name().to_owned())),
     }
 }
 
@@ -139,8 +121,12 @@ mod tests {
     use ferrogate_model::{Digest, Resource, Revision};
 
     fn resource() -> Resource {
+        named("rest-apis/reading-list")
+    }
+
+    fn named(name: &str) -> Resource {
         Resource {
-            name: "rest-apis/reading-list".parse().unwrap(),
+            name: name.parse().unwrap(),
             version: Revision(u64::MAX),
             payload: r#"{"kind":"RestApi"}"#.into(),
         }
@@ -148,16 +134,17 @@ mod tests {
 
     #[test]
     fn a_resource_survives_the_round_trip() {
-        let encoded = encode(&resource()).unwrap();
-        assert_eq!(from_message(&to_message(&encoded)), Ok(resource()));
-        assert_eq!(contribution(&encoded), Ok(Digest::of_resource(&resource())));
-        assert_eq!(encode(&resource()).unwrap().bytes, encoded.bytes);
+        for resource in [resource(), named("certificates/reading-list")] {
+            let encoded = encode(&resource).unwrap();
+            assert_eq!(from_message(&to_message(&encoded)).as_ref(), Ok(&resource));
+            assert_eq!(contribution(&encoded), Ok(Digest::of_resource(&resource)));
+            assert_eq!(encode(&resource).unwrap().bytes, encoded.bytes);
+        }
     }
 
     #[test]
     fn a_secret_has_no_encoding() {
-        let secret = Resource { name: "secrets/db".parse().unwrap(), ..resource() };
-        assert!(encode(&secret).is_none());
+        assert!(encode(&named("secrets/db")).is_none());
     }
 
     #[test]

@@ -133,7 +133,8 @@ pub fn is_host_pattern(host: &str) -> bool {
     }
 }
 
-fn is_host_name(host: &str) -> bool {
+/// Whether this is a host name, or looks like one as an IPv4 address does.
+pub(crate) fn is_host_name(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=MAX_LABEL_BYTES).contains(&label.len())
             && label.bytes().all(is_label_byte)

@@ -8,7 +8,7 @@ mod balancing;
 mod duration_ms;
 mod headers;
 mod health;
-mod hosts;
+pub(crate) mod hosts;
 mod operations;
 mod parse;
 mod policies;
@@ -16,6 +16,7 @@ mod protection;
 mod retry;
 mod steering;
 mod upgrades;
+mod upstream_tls;
 mod upstreams;
 mod url;
 mod values;
@@ -36,6 +37,7 @@ pub use protection::{CircuitBreaker, FailureRate, OutlierDetection};
 pub use retry::{RetryOn, RetryPolicy};
 pub use steering::{Fault, FaultAbort, FaultDelay, Mirror, SplitPart, TrafficSplit};
 pub use upgrades::MAX_UPGRADES;
+pub use upstream_tls::{MAX_SUBJECT_ALT_NAMES, UpstreamTls};
 pub use upstreams::{MAX_TARGETS, MAX_UPSTREAM_DEFINITIONS};
 
 use crate::Handle;
@@ -205,6 +207,9 @@ pub struct UpstreamDefinition {
     /// Which version of HTTP they are spoken to.
     #[serde(default, skip_serializing_if = "UpstreamProtocol::is_http1")]
     pub protocol: UpstreamProtocol,
+    /// `tls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTls>,
 }
 
 /// `spec.upstreamDefinitions[].upstreams[]`.

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::url::{self, UrlFault};
 use super::{
-    HostRewrite, TargetUrl, Upstream, UpstreamDefinition, UpstreamProtocol, UpstreamTarget, WeightedTarget,
+    HostRewrite, Scheme, TargetUrl, Upstream, UpstreamDefinition, UpstreamProtocol, UpstreamTarget,
+    WeightedTarget,
 };
-use super::{balancing, health, protection, steering};
+use super::{balancing, health, protection, steering, upstream_tls};
 use crate::duration;
 use crate::fields::{Fields, Findings};
 
@@ -143,6 +144,7 @@ fn definition(
             "outlierDetection",
             "circuitBreaker",
             "healthCheck",
+            "tls",
         ],
         found,
     );
@@ -171,6 +173,10 @@ fn definition(
             "every weight is 0, so a policy that selects this definition fails",
         );
     }
+    let tls = upstream_tls::read(fields, found);
+    if tls.is_some() && targets.iter().any(|target| target.url.scheme == Scheme::Http) {
+        found.violations.push(fields.path("tls"), "Has no meaning for http targets");
+    }
     let load_balancing = balancing::read(fields, found);
     Some(UpstreamDefinition {
         name,
@@ -182,6 +188,7 @@ fn definition(
         outlier_detection: protection::outlier_detection(fields, found),
         circuit_breaker: protection::circuit_breaker(fields, found),
         health_check: health::read(fields, found),
+        tls,
     })
 }
 

@@ -96,7 +96,7 @@ impl Member {
     /// in other groups: a cookie must not tell which APIs share a backend.
     #[must_use]
     pub fn new(endpoint: Endpoint, state: Arc<EndpointState>, local: bool, name: &str) -> Member {
-        let Endpoint { scheme, protocol: _, host, port, weight: _ } = &endpoint;
+        let Endpoint { scheme, protocol: _, tls: _, host, port, weight: _ } = &endpoint;
         let place = hash::of_bytes(format!("{name} {scheme:?} {host} {port}").as_bytes());
         Member { endpoint, state, health: None, local, place }
     }

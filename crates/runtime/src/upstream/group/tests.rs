@@ -32,7 +32,7 @@ struct World {
 
 fn endpoint(index: usize, weight: u8) -> Endpoint {
     let host = char::from(b'a' + u8::try_from(index).expect("few endpoints")).to_string();
-    Endpoint { scheme: Scheme::Http, protocol: UpstreamProtocol::Http1, host, port: 80, weight }
+    Endpoint { scheme: Scheme::Http, protocol: UpstreamProtocol::Http1, tls: None, host, port: 80, weight }
 }
 
 fn head(name: &'static str, value: &str) -> RequestParts {
@@ -68,6 +68,7 @@ impl World {
             outlier_detection: None,
             circuit_breaker: None,
             health_check: None,
+            tls: None,
         };
         edit(&mut definition);
         let group = Arc::new(Group::new(members, &definition, "/books"));

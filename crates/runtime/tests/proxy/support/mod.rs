@@ -2,6 +2,7 @@
 //! A runtime on free ports, artifacts for it, and a client.
 
 pub mod backend;
+pub mod pki;
 pub mod probe;
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferrogate_model::document::Defaults;
-use ferrogate_model::kinds::RestApi;
+use ferrogate_model::kinds::{Artifact, Certificate, RestApi};
 use ferrogate_model::{Digest, Epoch, Position, Resource, Revision};
 use ferrogate_policy::{Registry, Services};
 use ferrogate_runtime::config::{AccessLogTarget, Config, Listen};
@@ -235,11 +236,14 @@ pub fn probes(what: &[Value]) -> Value {
 }
 
 fn resource(document: &Value, revision: u64) -> Resource {
-    let parsed = RestApi::parse(document, &Defaults::default());
+    let parsed = if document["kind"] == "Certificate" {
+        Certificate::parse(document).map(|parsed| Artifact::Certificate(parsed.certificate))
+    } else {
+        RestApi::parse(document, &Defaults::default()).map(|parsed| Artifact::RestApi(parsed.api))
+    };
     assert!(parsed.is_ok(), "{:?} in {document}", parsed.err());
-    let parsed = parsed.expect("a valid document");
-    let name = format!("rest-apis/{}", parsed.api.handle.as_str()).parse().expect("a name");
-    Resource { name, version: Revision(revision), payload: parsed.api.to_payload().into() }
+    let artifact = parsed.expect("a valid document");
+    Resource { name: artifact.name(), version: Revision(revision), payload: artifact.to_payload().into() }
 }
 
 /// Waits for a condition, and says which when it does not come.

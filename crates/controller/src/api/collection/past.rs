@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The past of one artifact: its revisions, any of them as it was, and the way back. A
 //! rollback is a new revision with old content, admitted anew: what was valid then must
-//! still be valid now.
+//! still be valid now. What a document conceals is concealed in its past as well.
 
 use std::sync::Arc;
 
@@ -10,20 +10,18 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ferrogate_model::{Kind, ResourceName, Revision};
-use ferrogate_store::{Change, StoredArtifact};
+use ferrogate_store::{Change, Guard, StoredArtifact};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::App;
-use super::documents::{document, timestamp, whole};
-use super::error::{ApiError, ErrorBody, etag};
-use super::json::json as answer;
-use super::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
-use super::rest_apis::{preview, stored};
-use super::write::{Subject, named, not_found, parse, title};
+use super::{Collection, stored, tried};
+use crate::api::App;
+use crate::api::documents::{document, timestamp, whole};
+use crate::api::error::{ApiError, etag};
+use crate::api::json::json as answer;
+use crate::api::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
+use crate::api::write::{Subject, not_found, parse, title};
 use crate::auth::Principal;
 use crate::metrics::Operation;
 
@@ -81,33 +79,12 @@ pub struct RollbackRequest {
     pub revision: u64,
 }
 
-/// The routes of this file.
-pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(history)).routes(routes!(past)).routes(routes!(rollback))
-}
-
-/// Lists the revisions of a REST API, newest first.
-#[utoipa::path(
-    get,
-    path = "/rest-apis/{id}/revisions",
-    tag = "REST APIs",
-    params(("id" = String, Path, description = "The handle"), HistoryQuery),
-    responses(
-        (status = 200, description = "Those still readable", body = RevisionList),
-        (status = 404, description = "There never was one, as far as is still readable", body = ErrorBody),
-        (status = 503, description = "The store is unavailable", body = ErrorBody),
-    )
-)]
-async fn history(
+pub(super) async fn history<C: Collection>(
     State(app): State<Arc<App>>,
     Segments(id): Segments<String>,
     Params(query): Params<HistoryQuery>,
 ) -> Result<Response, ApiError> {
-    history_of(&app, named(Kind::RestApi, &id)?, &query).await
-}
-
-/// The history of one artifact.
-pub async fn history_of(app: &App, name: ResourceName, query: &HistoryQuery) -> Result<Response, ApiError> {
+    let name = C::name(&id)?;
     let before = query.before.map(Revision);
     let changes = app.store.revisions(&name, before, query.limit()).await?;
     // The page after the last one is empty; what never existed has no page at all.
@@ -117,56 +94,20 @@ pub async fn history_of(app: &App, name: ResourceName, query: &HistoryQuery) -> 
     Ok(list(changes.iter().map(RevisionInfo::of).collect()))
 }
 
-/// Gets a REST API as it was at a revision.
-#[utoipa::path(
-    get,
-    path = "/rest-apis/{id}/revisions/{revision}",
-    tag = "REST APIs",
-    params(
-        ("id" = String, Path, description = "The handle"),
-        ("revision" = u64, Path, description = "A revision of the gateway's line"),
-    ),
-    responses(
-        (status = 200, description = "The document as it was", body = Value),
-        (status = 404, description = "It did not exist then, or the revision is not readable", body = ErrorBody),
-        (status = 503, description = "The store is unavailable", body = ErrorBody),
-    )
-)]
-async fn past(
+pub(super) async fn past<C: Collection>(
     State(app): State<Arc<App>>,
     Segments((id, revision)): Segments<(String, String)>,
 ) -> Result<Response, ApiError> {
-    past_of(&app, named(Kind::RestApi, &id)?, &revision).await
-}
-
-/// One artifact as it was, in the shape of its kind; of a secret without its value.
-pub async fn past_of(app: &App, name: ResourceName, revision: &str) -> Result<Response, ApiError> {
+    let name = C::name(&id)?;
     let revision =
         revision.parse().map_err(|_| ApiError::BadRequest(format!("'{revision}' is not a revision")))?;
-    let was = artifact_at(app, &name, Revision(revision)).await?;
+    let was = artifact_at(&app, &name, Revision(revision)).await?;
     let mut response = answer(StatusCode::OK, &document(&was)?);
     response.headers_mut().insert(http::header::ETAG, etag(was.revision));
     Ok(response)
 }
 
-/// Makes a new revision of a REST API with the content it had.
-#[utoipa::path(
-    post,
-    path = "/rest-apis/{id}/rollback",
-    tag = "REST APIs",
-    params(("id" = String, Path, description = "The handle"), WriteQuery),
-    request_body = RollbackRequest,
-    responses(
-        (status = 200, description = "Stored; with `wait=live`, live", body = Value),
-        (status = 202, description = "Stored, and not live in time", body = Value),
-        (status = 400, description = "The old document is no longer valid", body = ErrorBody),
-        (status = 404, description = "It did not exist then, or the revision is not readable", body = ErrorBody),
-        (status = 409, description = "Name and version, or a route is taken by now", body = ErrorBody),
-        (status = 412, description = "`If-Match` names another revision", body = ErrorBody),
-        (status = 503, description = "The store is unavailable, or the outcome unknown", body = ErrorBody),
-    )
-)]
-async fn rollback(
+pub(super) async fn rollback<C: Collection>(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Arc<Principal>>,
     Segments(id): Segments<String>,
@@ -176,28 +117,16 @@ async fn rollback(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let request = RollbackRequest::read(&app, &headers, body).await?;
-    rollback_of(&app, &caller, named(Kind::RestApi, &id)?, &options, &request).await
-}
-
-/// Takes one artifact back.
-pub async fn rollback_of(
-    app: &Arc<App>,
-    caller: &Principal,
-    name: ResourceName,
-    options: &WriteOptions,
-    request: &RollbackRequest,
-) -> Result<Response, ApiError> {
-    let was = artifact_at(app, &name, Revision(request.revision)).await?;
-    let admitted = app.admit_one(name.kind, whole(&was)?, options.strict).await?;
+    let was = artifact_at(&app, &C::name(&id)?, Revision(request.revision)).await?;
+    let admitted = C::admit(&app, whole(&was)?, options.strict).await?;
     if options.dry_run {
-        return preview(&admitted);
+        return tried::<C>(Operation::Rollback, &app, &admitted).await;
     }
     // A deleted artifact comes back, so it need not exist unless the client says so.
-    let guard = options.if_match.map_or(ferrogate_store::Guard::Any, |_| options.guard_present());
-    let subject = Subject::of(&admitted, guard);
-    let written =
-        app.write(Operation::Rollback, caller, options, vec![(subject, Some(admitted.clone()))]).await?;
-    stored(&admitted, written, StatusCode::OK)
+    let guard = options.if_match.map_or(Guard::Any, |_| options.guard_present());
+    let writes = vec![(Subject::of(&admitted, guard), Some(admitted.clone()))];
+    let written = app.write(Operation::Rollback, &caller, &options, writes).await?;
+    stored::<C>(Operation::Rollback, &admitted, &written)
 }
 
 impl HistoryQuery {

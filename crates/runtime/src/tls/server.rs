@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS towards clients: one configuration for all workers, so that a session begun with one
+//! is resumed with any. Which certificate is shown is looked up in the current snapshot at
+//! each handshake; deploying one touches no connection. The configuration is made anew only
+//! when the trust in clients changes, and with it the key of its tickets: a session that was
+//! begun under another trust is not resumed. `listener` hands it to `conn`.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use super::certificates::Shelf;
+use super::{TlsError, read_certificates, read_key, shared_provider, versions};
+use crate::config::DownstreamTls;
+use crate::state::State;
+
+/// What clients are told by ALPN: HTTP/2 before HTTP/1.1 (contract 1.1).
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// TLS towards clients.
+pub struct ServerTls {
+    state: Arc<State>,
+    resolver: Arc<Resolver>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    current: ArcSwap<Made>,
+    making: Mutex<()>,
+}
+
+/// A configuration and the trust it was made with.
+struct Made {
+    trust: Shelf,
+    config: Arc<ServerConfig>,
+}
+
+/// Finds what a client is shown.
+struct Resolver {
+    state: Arc<State>,
+    /// When no artifact is for it.
+    fallback: Arc<CertifiedKey>,
+}
+
+/// A key is reachable from here.
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let shown = self.state.load().certificates.shown(&hello);
+        Some(shown.unwrap_or_else(|| self.fallback.clone()))
+    }
+}
+
+impl ServerTls {
+    /// Shows the certificates of this state, and where it has none for a client, the one of
+    /// the settings.
+    ///
+    /// # Errors
+    /// When a file is unreadable, or certificate and key do not belong together.
+    pub fn new(settings: &DownstreamTls, state: Arc<State>) -> Result<ServerTls, TlsError> {
+        let (chain, key) = match (&settings.cert_path, &settings.key_path) {
+            (Some(cert), Some(key)) => (read_certificates(cert)?, read_key(key)?),
+            (None, None) | (Some(_), None) | (None, Some(_)) => self_signed()?,
+        };
+        let fallback = Arc::new(CertifiedKey::from_der(chain, key, &shared_provider())?);
+        let resolver = Arc::new(Resolver { state: state.clone(), fallback });
+        let versions = versions(settings.minimum, settings.maximum);
+        let trust = state.load().certificates.client_trust().clone();
+        let config = make(&versions, &resolver)?;
+        let current = ArcSwap::from_pointee(Made { trust, config });
+        Ok(ServerTls { state, resolver, versions, current, making: Mutex::default() })
+    }
+
+    /// For the next handshake. `None` when none can be had, which is logged: a client is then
+    /// turned away rather than let in unverified.
+    #[must_use]
+    pub fn acceptor(&self) -> Option<TlsAcceptor> {
+        let snapshot = self.state.load();
+        let trust = snapshot.certificates.client_trust();
+        let current = self.current.load();
+        if current.trust.ptr_eq(trust) {
+            return Some(TlsAcceptor::from(current.config.clone()));
+        }
+        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.load();
+        if current.trust.ptr_eq(trust) {
+            return Some(TlsAcceptor::from(current.config.clone()));
+        }
+        match make(&self.versions, &self.resolver) {
+            Ok(config) => {
+                self.current.store(Arc::new(Made { trust: trust.clone(), config: config.clone() }));
+                Some(TlsAcceptor::from(config))
+            }
+            Err(error) => {
+                tracing::error!(%error, "clients cannot be spoken to over TLS");
+                None
+            }
+        }
+    }
+}
+
+fn make(
+    versions: &[&'static SupportedProtocolVersion],
+    resolver: &Arc<Resolver>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(shared_provider())
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver.clone());
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    // Sealed sessions that clients keep, so that nothing is stored here and any worker opens them.
+    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+/// A certificate nobody trusts, so that the HTTPS port answers before an operator has
+/// configured one. It is new at every start and never written to disk.
+fn self_signed() -> Result<(Vec<rustls_pki_types::CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError>
+{
+    tracing::warn!("no certificate is configured for the HTTPS listener: a self-signed one was made");
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    Ok((vec![made.cert.der().clone()], key.into()))
+}
