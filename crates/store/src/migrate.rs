@@ -91,6 +91,22 @@ mod tests {
     }
 
     #[test]
+    fn a_step_only_adds_to_what_replicas_of_the_version_before_it_use() {
+        for step in POSTGRES.iter().chain(SQLITE).filter(|step| step.version > 1) {
+            let lines = step.sql.lines().filter(|line| !line.trim_start().starts_with("--"));
+            let sql = lines.collect::<Vec<_>>().join(" ").to_uppercase();
+            for forbidden in ["DROP ", "RENAME ", "ALTER COLUMN", "SET NOT NULL", "UPDATE ", "DELETE "] {
+                assert!(!sql.contains(forbidden), "step {}: {forbidden}", step.version);
+            }
+            for column in sql.split("ADD COLUMN").skip(1) {
+                let column = column.split(';').next().unwrap_or_default();
+                let writable = !column.contains("NOT NULL") || column.contains("DEFAULT");
+                assert!(writable, "step {}: an older replica cannot write{column}", step.version);
+            }
+        }
+    }
+
+    #[test]
     fn steps_are_numbered_from_one_without_gaps_in_both_dialects() {
         for steps in [POSTGRES, SQLITE] {
             let numbers: Vec<i64> = steps.iter().map(|step| step.version).collect();

@@ -65,6 +65,16 @@ impl Sink for Runtime {
 
 impl Runtime {
     fn connect(gateway: &Gateway, gateway_id: &str, id: &str, zone: &str) -> Arc<Runtime> {
+        Runtime::connect_with(gateway, gateway_id, id, zone, Capabilities::of_this_build())
+    }
+
+    fn connect_with(
+        gateway: &Gateway,
+        gateway_id: &str,
+        id: &str,
+        zone: &str,
+        capabilities: Capabilities,
+    ) -> Arc<Runtime> {
         let runtime = Arc::new(Runtime::default());
         let url = format!("http://{}", gateway.controller.addresses.stream.expect("listens"));
         let node = NodeInfo {
@@ -72,7 +82,7 @@ impl Runtime {
             gateway: GatewayId::from(gateway_id),
             zone: zone.to_owned(),
             version: "test".to_owned(),
-            capabilities: Capabilities::of_this_build(),
+            capabilities,
         };
         let options = ClientOptions::new(vec![url.parse().expect("infallible")], node);
         let (sink, token) = (Arc::clone(&runtime) as Arc<dyn Sink>, runtime.tasks.token());
@@ -226,4 +236,26 @@ async fn two_controllers_over_one_store_are_one_gateway() {
     let ids: Vec<&Value> =
         cluster["controllers"].as_array().expect("a list").iter().map(|one| &one["id"]).collect();
     assert_eq!(ids, ["c1", "c2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_runtime_cannot_run_is_withheld_and_the_cluster_says_so() {
+    let gateway = Gateway::start().await;
+    gateway.create("x", "/x").await;
+    let older = Runtime::connect_with(&gateway, ID, "older", "a", Capabilities::default());
+    let newer = Runtime::connect(&gateway, ID, "newer", "b");
+    connected(&gateway, 2).await;
+    assert_eq!((newer.serves("x"), older.serves("x")), (Some(1), None));
+    let cluster = gateway.get("/cluster").await.json();
+    let views = cluster["runtimes"].as_array().cloned().unwrap_or_default();
+    let of = |id: &str| views.iter().find(|view| view["id"] == id).cloned().unwrap_or_default();
+    let reject = &of("older")["rejects"][0];
+    assert_eq!(reject["resource"], "rest-apis/x");
+    assert_eq!(reject["reason"], "withheld: the runtime does not state 'rest-api/v1'");
+    assert_eq!(of("newer")["rejects"], json!([]));
+    // Nor is it called live, and the answer names who does not serve it and why.
+    let answer = gateway.put("/rest-apis/x?wait=live&timeout=15s", api("x", "/x2")).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let straggler = answer.json()["status"]["live"]["stragglers"][0].clone();
+    assert_eq!((&straggler["runtime"], &straggler["reason"]), (&json!("older"), &json!("rejected")));
 }

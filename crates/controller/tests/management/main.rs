@@ -16,4 +16,5 @@ mod lifecycle;
 mod live;
 mod outage;
 mod refusals;
+mod schema;
 mod secrets;

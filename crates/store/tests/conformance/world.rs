@@ -56,6 +56,23 @@ impl World {
         open(&self.url(), &GatewayId::from(gateway), &options()).unwrap()
     }
 
+    /// Makes the database as the first version made it.
+    pub async fn make_first_schema(&self) {
+        let schema = match self {
+            World::Sqlite(directory) => {
+                std::fs::File::create_new(directory.path().join("gateway.db")).unwrap();
+                include_str!("../../migrations/sqlite/0001_initial.sql")
+            }
+            World::Postgres(..) => include_str!("../../migrations/postgres/0001_initial.sql"),
+        };
+        self.execute(schema).await;
+        self.execute(
+            "CREATE TABLE ferrogate_migrations (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL); \
+             INSERT INTO ferrogate_migrations (version, name) VALUES (1, 'initial')",
+        )
+        .await;
+    }
+
     /// Does to the database what only an operator, or a disaster, does.
     pub async fn execute(&self, sql: &str) {
         match self {

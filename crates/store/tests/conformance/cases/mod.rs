@@ -4,4 +4,5 @@
 pub mod following;
 pub mod history;
 pub mod reading;
+pub mod upgrade;
 pub mod writing;
