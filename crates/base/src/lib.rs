@@ -13,3 +13,4 @@ pub mod readiness;
 pub mod secret;
 pub mod tasks;
 pub mod telemetry;
+pub mod watch;

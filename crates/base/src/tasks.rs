@@ -199,6 +199,7 @@ where
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         tracing::error!(task = %name, reason, delay_ms, "task failed and is restarted");
         tokio::select! {
+            biased;
             // Both arms only wait; dropping either changes nothing.
             () = token.cancelled() => return,
             () = tokio::time::sleep(delay) => {}

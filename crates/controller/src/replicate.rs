@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::offload::{Offload, Threads, carry};
+use ferrogate_base::watch;
 use ferrogate_model::{Position, Revision};
 use ferrogate_store::feed::{Feed, FeedEvent};
 use ferrogate_store::{State, Store, StoreError};
 use ferrogate_xds::Catalog;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::follow::Follower;
@@ -81,7 +81,7 @@ impl Replica {
     /// The newest snapshot; `None` before the first.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Snapshot>> {
-        self.snapshots.borrow().clone()
+        self.snapshots.get()
     }
 
     /// Where the newest snapshot stands.
@@ -93,7 +93,7 @@ impl Replica {
     /// Whether the store answers.
     #[must_use]
     pub fn store_state(&self) -> StoreState {
-        self.store.borrow().clone()
+        self.store.get()
     }
 
     /// Whether the store answers, changed whenever that does.
@@ -122,7 +122,7 @@ impl Replica {
         };
         // Dropping the wait at the deadline loses nothing: it only looks.
         let reached = tokio::time::timeout(deadline, snapshots.wait_for(there)).await;
-        reached.ok()?.ok()?.clone()
+        reached.ok()?.ok()?
     }
 
     /// Follows the change line until told to stop. Restarted by its owner after a failure,
@@ -163,17 +163,17 @@ impl Replica {
                          files that controller.encryption names on the others. It serves what it has, takes no \
                          writes and is not ready until then"
                     );
-                    self.store.send_replace(StoreState::Sealed { what, key });
+                    self.store.set(StoreState::Sealed { what, key });
                     continue;
                 }
                 FeedEvent::Unavailable(error) => {
                     tracing::warn!(%error, "the store is unavailable; reads are answered from memory");
-                    self.store.send_replace(StoreState::Unavailable { reason: error.to_string() });
+                    self.store.set(StoreState::Unavailable { reason: error.to_string() });
                     continue;
                 }
                 FeedEvent::Recovered => {
                     tracing::info!("the store is available again");
-                    self.store.send_replace(StoreState::Available);
+                    self.store.set(StoreState::Available);
                     continue;
                 }
             };
@@ -183,12 +183,14 @@ impl Replica {
         }
     }
 
-    fn publish(&self, next: &Arc<Snapshot>) {
+    /// Shows everybody this snapshot. What may be published, and that it never goes back, is
+    /// the follower's to decide.
+    pub fn publish(&self, next: &Arc<Snapshot>) {
         tracing::debug!(position = %next.position(), artifacts = next.len(), "snapshot published");
-        self.snapshots.send_replace(Some(Arc::clone(next)));
+        self.snapshots.set(Some(Arc::clone(next)));
         let catalog: Arc<dyn Catalog> = Arc::clone(next) as Arc<dyn Catalog>;
-        self.catalogs.send_replace(Some(catalog));
-        self.store.send_if_modified(|state| {
+        self.catalogs.set(Some(catalog));
+        self.store.modify(|state| {
             let changed = *state != StoreState::Available;
             *state = StoreState::Available;
             changed

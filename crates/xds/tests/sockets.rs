@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ferrogate_base::secret::Secret;
 use ferrogate_base::tasks::Tasks;
+use ferrogate_base::watch;
 use ferrogate_model::{GatewayId, Position, Reject};
 use ferrogate_xds::client::{ClientOptions, Controller};
 use ferrogate_xds::server::{Sent, ServeError, ServerOptions, StreamObserver};
@@ -29,7 +30,7 @@ use rcgen::{
 };
 use support::{BAD, Line, Runtime, name, node};
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 /// Far above what any condition here needs, for a machine that does other things too.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -124,7 +125,8 @@ impl Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let (catalogs, receiver) = watch::channel(catalog.map(Line::snapshot));
+        let catalogs = watch::Sender::new(catalog.map(Line::snapshot));
+        let receiver = catalogs.subscribe();
         let observed = Arc::new(Observed::default());
         let mut options = ServerOptions::new(GatewayId::from("default"), id, zone);
         set(&mut options);
@@ -223,7 +225,7 @@ async fn a_change_arrives_and_a_refusal_is_reported() {
 
     line.change(name(1), Some(BAD.to_owned()));
     line.change(name(2), None);
-    server.catalogs.send_replace(Some(line.snapshot()));
+    server.catalogs.set(Some(line.snapshot()));
     eventually("the refusal", || server.observed.last_applied() == Some((line.position(), 1))).await;
     let sent = server.observed.sent.lock().unwrap().clone();
     let figures: Vec<_> = sent.iter().map(|sent| (sent.full, sent.upserts, sent.removes)).collect();
@@ -244,7 +246,7 @@ async fn when_a_controller_is_killed_its_runtime_is_in_sync_elsewhere_within_two
 
     first.kill();
     line.change(name(7), Some("y".to_owned()));
-    second.catalogs.send_replace(Some(line.snapshot()));
+    second.catalogs.set(Some(line.snapshot()));
     let took =
         eventually("the other controller", || second.observed.last_applied() == Some((line.position(), 0)))
             .await;
@@ -272,7 +274,7 @@ async fn when_a_controller_vanishes_without_a_word_its_runtime_goes_elsewhere_in
 
     link.set(Mode::HalfOpen);
     line.change(name(2), Some("y".to_owned()));
-    second.catalogs.send_replace(Some(line.snapshot()));
+    second.catalogs.set(Some(line.snapshot()));
     let took = eventually("the other controller", || client.position() == line.position()).await;
     // Three seconds until it is noticed and two for another try at the own zone, and some room.
     assert!(took < Duration::from_secs(8), "{took:?}");
@@ -352,7 +354,7 @@ async fn a_catalog_that_is_loaded_in_time_is_served() {
     let server = Server::start("c1", "a", None);
     let client = Client::start(node("r1", "a"), &[&server]);
     eventually("the stream", || server.observed.events() == ["+r1"]).await;
-    server.catalogs.send_replace(Some(line.snapshot()));
+    server.catalogs.set(Some(line.snapshot()));
     eventually("the set", || client.position() == line.position()).await;
     assert_eq!(server.observed.events(), ["+r1"]);
     client.stop().await;
@@ -388,7 +390,8 @@ async fn a_wrong_token_and_a_foreign_gateway_are_refused() {
 #[tokio::test]
 async fn without_credentials_it_listens_on_loopback_only() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let (_catalogs, receiver) = watch::channel(None);
+    let catalogs = watch::Sender::new(None);
+    let receiver = catalogs.subscribe();
     let options = ServerOptions::new(GatewayId::from("default"), "c1", "a");
     let served = server::serve(listener, receiver, options, Arc::new(()), std::future::pending()).await;
     assert!(matches!(served, Err(ServeError::Unprotected(_))));

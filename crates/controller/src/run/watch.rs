@@ -32,12 +32,12 @@ pub(super) fn replication(
     back.spawn("snapshot watch", async move {
         let (mut first, mut sealed) = (Some(first), None::<Blocker>);
         loop {
-            if let Some(snapshot) = snapshots.borrow_and_update().clone() {
+            if let Some(snapshot) = snapshots.get() {
                 let position = snapshot.position();
                 metrics.published(position.epoch.0, position.revision.0, snapshot.len(), snapshot.deployed());
                 first = None;
             }
-            let state = states.borrow_and_update().clone();
+            let state = states.get();
             metrics.set_store_available(matches!(state, StoreState::Available));
             sealed = match state {
                 StoreState::Sealed { what, key } => sealed.or_else(|| {
@@ -50,6 +50,7 @@ pub(super) fn replication(
                 StoreState::Starting | StoreState::Available => None,
             };
             tokio::select! {
+                biased;
                 // All arms only wait. The replica, which owns both senders, is held above.
                 () = token.cancelled() => break,
                 _changed = snapshots.changed() => {}

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ferrogate_base::watch;
 use ferrogate_model::{Position, Reject};
 use ferrogate_store::RuntimeLease;
 use ferrogate_xds::node::RuntimeInfo;
 use ferrogate_xds::server::observer::{Sent, StreamObserver};
-use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 
@@ -18,8 +18,8 @@ use crate::metrics::Metrics;
 pub struct Fleet {
     controller: String,
     members: Mutex<BTreeMap<String, Member>>,
-    /// Counts changes; whoever waits for an acknowledgement watches it.
-    changed: watch::Sender<u64>,
+    /// Whoever waits for an acknowledgement watches it.
+    changed: watch::Sender<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -33,7 +33,7 @@ impl Fleet {
     /// A fleet of none.
     #[must_use]
     pub fn new(controller: String, metrics: Arc<Metrics>) -> Fleet {
-        Fleet { controller, members: Mutex::default(), changed: watch::Sender::new(0), metrics }
+        Fleet { controller, members: Mutex::default(), changed: watch::Sender::new(()), metrics }
     }
 
     /// The id of this controller.
@@ -56,7 +56,7 @@ impl Fleet {
 
     /// Changes whenever anything about a runtime does.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
@@ -106,7 +106,7 @@ impl Fleet {
                 member.dirty = true;
             }
         });
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        self.changed.set(());
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<String, Member>) -> T) -> T {
@@ -131,7 +131,7 @@ impl StreamObserver for Fleet {
             renewed_at: 0,
         };
         self.with(|members| members.insert(node.id, Member { lease, dirty: true }));
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        self.changed.set(());
         self.metrics.set_runtimes_connected(self.connected());
     }
 

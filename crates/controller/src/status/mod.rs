@@ -88,7 +88,7 @@ impl Status {
         let deadline = Instant::now() + timeout;
         let mut changes = self.fleet.changes();
         loop {
-            changes.mark_unchanged();
+            changes.mark_seen();
             let answer = match self.cluster(VIEW_AGE).await {
                 Ok(cluster) => live::judge(&cluster, target, scope),
                 Err(error) => Liveness {
@@ -135,7 +135,7 @@ impl Status {
                 () = tokio::time::sleep_until(full_at) => {}
                 _changed_or_closed = changes.changed() => {
                     tokio::time::sleep(GATHER).await;
-                    changes.mark_unchanged();
+                    changes.mark_seen();
                 }
             }
         }

@@ -26,6 +26,7 @@ use super::documents::Documents;
 use super::ledger::Ledger;
 use super::network;
 use super::offload::Here;
+use super::plant::{self, Plant};
 use super::store::{Server, SimStore};
 use super::trouble::{Point, Trouble};
 
@@ -42,6 +43,7 @@ pub struct Host {
     pub trouble: Arc<Trouble>,
     pub ledger: Arc<Ledger>,
     pub documents: Arc<Documents>,
+    pub plant: Option<Plant>,
 }
 
 /// The clock of the simulation.
@@ -77,7 +79,7 @@ impl StreamObserver for Watch {
     }
 
     fn disconnected(&self, runtime_id: &str) {
-        self.host.ledger.note(&format!("{}: {runtime_id} is gone", self.host.name));
+        self.host.ledger.last_words(&self.host.name, &format!("{runtime_id} is gone"));
         self.fleet.disconnected(runtime_id);
     }
 }
@@ -99,10 +101,7 @@ pub async fn run(host: Host) -> turmoil::Result {
         String::new(),
     ));
     let tasks = Tasks::new();
-    let (source, target, token) = (Arc::clone(&store), Arc::clone(&replica), tasks.token());
-    tasks.spawn_restarting("replication", move || {
-        Arc::clone(&target).run(Arc::clone(&source), Limits::default(), token.clone())
-    });
+    replicate(host.plant, &tasks, Arc::clone(&store), Arc::clone(&replica));
     tasks.spawn("lease reports", Arc::clone(&status).report(tasks.token()));
     tasks.spawn("audit", audit(host.clone(), Arc::clone(&replica)));
     let deployer = Deployer::new(store, Arc::clone(&replica), clock);
@@ -114,11 +113,24 @@ pub async fn run(host: Host) -> turmoil::Result {
     Ok(())
 }
 
+fn replicate(plant: Option<Plant>, tasks: &Tasks, store: Arc<dyn Store>, replica: Arc<Replica>) {
+    match plant {
+        Some(Plant::CursorBeforeApply) => plant::careless_cursor(tasks, store, replica),
+        Some(Plant::SwapWithoutCheck) => plant::careless_swap(tasks, store, replica),
+        Some(Plant::AckBeforeDisk | Plant::ResumeWithoutEpoch) | None => {
+            let token = tasks.token();
+            tasks.spawn_restarting("replication", move || {
+                Arc::clone(&replica).run(Arc::clone(&store), Limits::default(), token.clone())
+            });
+        }
+    }
+}
+
 /// Shows every snapshot to the ledger.
 async fn audit(host: Host, replica: Arc<Replica>) {
     let mut snapshots = replica.snapshots();
     loop {
-        let current = snapshots.borrow_and_update().clone();
+        let current = snapshots.get();
         if let Some(snapshot) = current {
             host.ledger.published(&host.name, &snapshot);
         }

@@ -64,6 +64,8 @@ pub struct Plan {
     active: Vec<(Duration, Fault)>,
     /// Hosts that are down, and when they come back.
     down: Vec<(Duration, String)>,
+    /// From here on nobody writes: what was lost or left behind then is healed by nothing new.
+    quiet_from: Duration,
     random: fastrand::Rng,
 }
 
@@ -80,11 +82,16 @@ impl Plan {
             })
             .collect();
         faults.sort_by_key(|(begin, ..)| *begin);
-        Plan { faults, next: 0, active: Vec::new(), down: Vec::new(), random }
+        let quiet_from = if random.bool() { random.u64(until / 3..until) } else { until };
+        let quiet_from = Duration::from_millis(quiet_from);
+        Plan { faults, next: 0, active: Vec::new(), down: Vec::new(), quiet_from, random }
     }
 
     /// What is due at this moment.
     pub fn drive(&mut self, now: Duration, sim: &mut Sim<'_>, run: &Run) {
+        if now >= self.quiet_from {
+            run.documents.stop();
+        }
         for host in run.trouble.killed() {
             self.kill(now, &host, sim, run);
         }
@@ -105,6 +112,7 @@ impl Plan {
             self.down.extract_if(.., |(at, _)| *at <= now).map(|(_, host)| host).collect();
         for host in back {
             run.ledger.note_at(now, &format!("{host} starts again"));
+            run.ledger.up(&host);
             sim.bounce(host);
         }
     }
@@ -146,10 +154,39 @@ impl Plan {
             return;
         }
         run.ledger.note_at(now, &format!("{host} is killed"));
-        sim.crash(host);
         run.ledger.down(host);
+        // What is left of it says farewell on each connection, in an order that tokio takes from
+        // numbers it gives out per process. All of it takes equally long, so that no other
+        // message of the run takes its chance from that order.
+        self.set_latencies(host, sim, |_| super::MIN_LATENCY);
+        sim.crash(host);
+        self.set_latencies(host, sim, |between| between);
         let back = now + Duration::from_millis(self.random.u64(100..3_000));
         self.down.push((back.min(UNTIL.max(now)), host.to_owned()));
+    }
+
+    /// The longest a message takes between a host and each of its peers, from what it should be.
+    fn set_latencies(&self, host: &str, sim: &Sim<'_>, chosen: impl Fn(Duration) -> Duration) {
+        let peers: Vec<String> = if controllers().any(|name| name == host) {
+            runtimes().collect()
+        } else {
+            controllers().collect()
+        };
+        for peer in peers {
+            let delayed = self.active.iter().rev().find_map(|(_, fault)| match fault {
+                Fault::Delay(one, other, most)
+                    if [one, other].contains(&&peer) && [one.as_str(), other].contains(&host) =>
+                {
+                    Some(*most)
+                }
+                _ => None,
+            });
+            sim.set_link_max_message_latency(
+                host,
+                peer.as_str(),
+                chosen(delayed.unwrap_or(super::MAX_LATENCY)),
+            );
+        }
     }
 
     /// Whether nothing is left of any fault.

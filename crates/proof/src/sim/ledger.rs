@@ -3,13 +3,13 @@
 //! it keeps a history that a person can read, compares each step with what the database
 //! ever held, and notes every broken promise. Nothing in the product reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ferrogate_controller::snapshot::Snapshot;
-use ferrogate_model::Position;
+use ferrogate_model::{Epoch, Position};
 use ferrogate_runtime::state;
 use uuid::Uuid;
 
@@ -41,6 +41,8 @@ struct Inner {
     broken: Vec<String>,
     figures: Figures,
     runtimes: BTreeMap<String, Runtime>,
+    /// Killed and not started again. What is left of them is taken apart, in no order.
+    dead: BTreeSet<String>,
     /// Where each controller's snapshot stands; gone while it is down.
     controllers: BTreeMap<String, Position>,
     bytes: BTreeMap<Position, u64>,
@@ -63,10 +65,22 @@ impl Ledger {
         Arc::new(Ledger { server, inner: Mutex::default() })
     }
 
+    /// The epoch of the database now.
+    pub fn epoch(&self) -> Epoch {
+        self.server.database().head().position.epoch
+    }
+
     /// A line of the history.
     pub fn note(&self, text: &str) {
         let millis = turmoil::sim_elapsed().unwrap_or_default().as_millis();
         self.inner().history.push(format!("{millis:>6} ms  {text}"));
+    }
+
+    /// A line of the history from a host that may be taken apart at this moment.
+    pub fn last_words(&self, host: &str, text: &str) {
+        if !self.inner().dead.contains(host) {
+            self.note(&format!("{host}: {text}"));
+        }
     }
 
     /// A line of the history from outside of all hosts.
@@ -175,14 +189,20 @@ impl Ledger {
         }
     }
 
-    /// A host was killed.
+    /// A host is about to be killed.
     pub fn down(&self, host: &str) {
         let mut inner = self.inner();
         inner.figures.restarts += 1;
+        inner.dead.insert(host.to_owned());
         inner.controllers.remove(host);
         if let Some(runtime) = inner.runtimes.get_mut(host) {
             runtime.up = false;
         }
+    }
+
+    /// A host is about to start again.
+    pub fn up(&self, host: &str) {
+        self.inner().dead.remove(host);
     }
 
     /// A writer was told that its batch is committed.

@@ -11,6 +11,7 @@ mod faults;
 mod ledger;
 mod network;
 mod offload;
+mod plant;
 pub mod report;
 mod runtime;
 mod store;
@@ -29,6 +30,7 @@ use faults::Plan;
 pub use ledger::Figures;
 use ledger::Ledger;
 use network::Resets;
+pub use plant::Plant;
 use store::Server;
 use trouble::Trouble;
 
@@ -37,6 +39,7 @@ const RUNTIMES: usize = 3;
 /// A step of the simulation. Hosts take turns this often, so it is also the shortest way
 /// from one host to another.
 const TICK: Duration = Duration::from_millis(2);
+const MIN_LATENCY: Duration = Duration::from_millis(1);
 const MAX_LATENCY: Duration = Duration::from_millis(8);
 /// After the last fault, within which all replicas must be at the head (P7): the time in
 /// which a half-open connection is noticed at its end, and a few attempts to connect.
@@ -49,6 +52,7 @@ struct Run {
     ledger: Arc<Ledger>,
     documents: Arc<Documents>,
     resets: BTreeMap<String, Arc<Resets>>,
+    plant: Option<Plant>,
 }
 
 /// How one run ended.
@@ -69,7 +73,7 @@ pub struct Outcome {
 }
 
 impl Run {
-    fn new(seed: u64) -> anyhow::Result<Run> {
+    fn new(seed: u64, plant: Option<Plant>) -> anyhow::Result<Run> {
         let server = Server::new();
         let hosts = (0..RUNTIMES).map(|index| (format!("r{index}"), Arc::default()));
         Ok(Run {
@@ -78,6 +82,7 @@ impl Run {
             documents: Documents::new(seed ^ 2)?,
             resets: hosts.collect(),
             server,
+            plant,
         })
     }
 
@@ -95,6 +100,7 @@ impl Run {
                 trouble: Arc::clone(&self.trouble),
                 ledger: Arc::clone(&self.ledger),
                 documents: Arc::clone(&self.documents),
+                plant: self.plant,
             };
             sim.host(host.name.clone(), move || controller::run(host.clone()));
         }
@@ -108,6 +114,7 @@ impl Run {
                 ledger: Arc::clone(&self.ledger),
                 documents: Arc::clone(&self.documents),
                 resets: Arc::clone(resets),
+                plant: self.plant,
             };
             sim.host(host.name.clone(), move || runtime::run(host.clone()));
         }
@@ -126,7 +133,7 @@ impl Run {
             if over.is_none() && now >= faults::UNTIL && plan.is_over() {
                 self.trouble.end();
                 self.documents.stop();
-                self.ledger.note_at(now, "the faults are over and nobody writes any more");
+                self.ledger.note_at(now, "the faults are over, and nobody writes any more");
                 over = Some(now);
             }
             let Some(since) = over.map(|over| now - over) else { continue };
@@ -146,14 +153,22 @@ impl Run {
 /// # Errors
 /// When the machine has no room for the runtimes' files.
 pub fn run(seed: u64) -> anyhow::Result<Outcome> {
+    run_with(seed, None)
+}
+
+/// Runs one seed, with a bug if there is one.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(seed: u64, plant: Option<Plant>) -> anyhow::Result<Outcome> {
     // Backoff and jitter of the product draw from here.
     fastrand::seed(seed);
-    let run = Run::new(seed)?;
+    let run = Run::new(seed, plant)?;
     let disks = tempfile::tempdir_in(memory())?;
     let mut sim = Builder::new()
         .rng_seed(seed)
         .tick_duration(TICK)
-        .min_message_latency(Duration::from_millis(1))
+        .min_message_latency(MIN_LATENCY)
         .max_message_latency(MAX_LATENCY)
         .simulation_duration(Duration::from_secs(3600))
         .tcp_capacity(4096)
@@ -162,16 +177,17 @@ pub fn run(seed: u64) -> anyhow::Result<Outcome> {
     run.drive(&mut sim, Plan::draw(seed ^ 3));
     let simulated = sim.elapsed();
     run.ledger.settle_accounts();
-    // Hosts tell nobody any more once the run is judged.
-    drop(sim);
-    Ok(Outcome {
+    // Judged before the hosts are taken apart: what they say then is not part of the run.
+    let outcome = Outcome {
         seed,
         broken: run.ledger.broken(),
         figures: run.ledger.figures(),
         simulated,
         trace: run.ledger.trace(),
         history: run.ledger.history(),
-    })
+    };
+    drop(sim);
+    Ok(outcome)
 }
 
 /// A file system in memory where there is one: a run writes thousands of small files.

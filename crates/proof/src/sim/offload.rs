@@ -48,6 +48,7 @@ impl Offload for Disk {
             return work();
         }
         self.trouble.reached(&self.host, Point::BeforeDisk).await;
+        sleep(self.trouble.disk()).await;
         if !self.trouble.hangs(&self.host) {
             return work();
         }

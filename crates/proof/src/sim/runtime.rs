@@ -9,20 +9,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ferrogate_base::readiness::Readiness;
+use ferrogate_base::tasks::Tasks;
 use ferrogate_model::GatewayId;
 use ferrogate_runtime::lkg::LkgOptions;
 use ferrogate_runtime::sync::RuntimeSink;
 use ferrogate_xds::client::{self, ClientOptions, Controller};
 use ferrogate_xds::{Capabilities, Held, NodeInfo, Outcome, Sink, Update};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::documents::Documents;
 use super::ledger::Ledger;
 use super::network::{Resets, SimDialer};
 use super::offload::Disk;
+use super::plant::Plant;
 use super::trouble::{Point, Trouble};
 
 /// How long one write may take; shorter than the simulated disk's hang.
 const DISK_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a planted bug looks whether the update is served.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What a runtime's host is made of.
 #[derive(Clone)]
@@ -34,22 +40,32 @@ pub struct Host {
     pub ledger: Arc<Ledger>,
     pub documents: Arc<Documents>,
     pub resets: Arc<Resets>,
+    pub plant: Option<Plant>,
 }
 
 /// The shipping sink, its steps told to the ledger, and killed where the run says so.
 struct Watched {
     host: Host,
-    sink: RuntimeSink,
+    sink: Arc<RuntimeSink>,
+    tasks: Tasks,
 }
 
 #[async_trait]
 impl Sink for Watched {
     fn held(&self) -> Held {
-        self.sink.held()
+        let mut held = self.sink.held();
+        if self.host.plant == Some(Plant::ResumeWithoutEpoch) {
+            held.position.epoch = self.host.ledger.epoch();
+        }
+        held
     }
 
     async fn apply(&self, update: Update) -> Outcome {
-        let outcome = self.sink.apply(update).await;
+        let outcome = if self.host.plant == Some(Plant::AckBeforeDisk) {
+            self.swap(update).await
+        } else {
+            self.sink.apply(update).await
+        };
         let Host { name, ledger, trouble, .. } = &self.host;
         ledger.served(name, false, &self.sink.state().load_full());
         if let Some(reason) = &outcome.not_persisted {
@@ -60,8 +76,28 @@ impl Sink for Watched {
     }
 
     fn connected(&self, controller: Option<&str>) {
-        self.host.ledger.note(&format!("{}: in sync with {controller:?}", self.host.name));
+        self.host.ledger.last_words(&self.host.name, &format!("in sync with {controller:?}"));
         self.sink.connected(controller);
+    }
+}
+
+impl Watched {
+    /// The bug: what is served is answered for, whatever becomes of its way to the disk.
+    async fn swap(&self, update: Update) -> Outcome {
+        let (sink, position) = (Arc::clone(&self.sink), update.position);
+        let (done, mut outcome) = oneshot::channel();
+        self.tasks.spawn("apply", async move {
+            let _unheard = done.send(sink.apply(update).await);
+        });
+        loop {
+            if let Ok(outcome) = outcome.try_recv() {
+                return outcome;
+            }
+            if self.sink.state().load().position >= position {
+                return Outcome::default();
+            }
+            sleep(LOOK).await;
+        }
     }
 }
 
@@ -83,7 +119,7 @@ pub async fn run(host: Host) -> turmoil::Result {
     };
     let mut options = ClientOptions::new(host.controllers.clone(), node);
     options.dialer = Some(Arc::new(SimDialer { resets: Arc::clone(&host.resets) }));
-    let sink = Arc::new(Watched { host, sink });
+    let sink = Arc::new(Watched { host, sink: Arc::new(sink), tasks: Tasks::new() });
     client::run(options, sink, std::future::pending()).await?;
     Ok(())
 }

@@ -68,6 +68,11 @@ impl Trouble {
         Duration::from_micros(micros) * inner.slowness
     }
 
+    /// How long a runtime's disk takes to write and sync.
+    pub fn disk(&self) -> Duration {
+        Duration::from_micros(self.inner().random.u64(500..5_000))
+    }
+
     pub fn commit_delay(&self) -> Duration {
         self.inner().commit_delay
     }

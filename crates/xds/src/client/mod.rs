@@ -154,6 +154,7 @@ pub async fn run(
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(runner.run(stop.clone()));
     tokio::select! {
+        biased;
         () = &mut running => {}
         () = shutdown => {
             stop.cancel();

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use ferrogate_base::secret::Secret;
 use ferrogate_base::tasks::Tasks;
+use ferrogate_base::watch;
 use ferrogate_model::GatewayId;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use ferrogate_base::secret::Secret;
 use ferrogate_base::tasks::Tasks;
+use ferrogate_base::watch;
 use ferrogate_model::GatewayId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use ferrogate_base::watch;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -114,8 +115,7 @@ impl Stream {
     }
 
     fn take_catalog(&mut self, start: Instant) {
-        let catalog = self.catalogs.borrow_and_update().clone();
-        if let Some(catalog) = catalog {
+        if let Some(catalog) = self.catalogs.get() {
             self.session.publish(start.elapsed(), catalog);
         }
     }
