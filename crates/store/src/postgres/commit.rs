@@ -6,6 +6,7 @@
 use ferrogate_model::Position;
 use sqlx::{Postgres, Transaction};
 
+use super::connect::UNEASE;
 use super::{NEW_EPOCH_ATTEMPTS, PostgresStore, lineage};
 use crate::fault::{certainly_rolled_back, unavailable};
 use crate::history::{self, Verdict};
@@ -82,6 +83,7 @@ impl PostgresStore {
         self.ready().await?;
         // Up to COMMIT every failure, the deadline included, leaves nothing behind.
         let written = async { Ok(self.write(&batch, size).await) };
+        let written = self.server.unless_gone(UNEASE, written);
         let written = match within(self.options.timeout, written).await? {
             Err(CommitError::Store(error)) => self.ready.watch(Err(error))?,
             other => other?,
@@ -90,14 +92,15 @@ impl PostgresStore {
             Written::Before(committed) => return Ok(committed),
             Written::Now(tx, committed) => (tx, committed),
         };
-        match tokio::time::timeout(self.options.timeout, tx.commit()).await {
+        let done = self.server.unless_gone(UNEASE, async { Ok(tx.commit().await) });
+        match within(self.options.timeout, done).await {
             Ok(Ok(())) => {
                 self.history.remember(Position::new(committed.epoch, committed.last), Some(batch.id));
                 Ok(committed)
             }
             Ok(Err(error)) if certainly_rolled_back(&error) => Err(error.into()),
             lost => {
-                let error = lost.err().map_or("lost connection", |_| "no answer in time");
+                let error = lost.err().map_or("lost connection".to_owned(), |error| error.to_string());
                 tracing::warn!(batch = %batch.id, error, "the outcome of a commit is unknown");
                 Err(CommitError::Unknown(batch.id))
             }

@@ -4,11 +4,14 @@
 //! with a hint of unknown revision. The feed polls besides; nothing depends on this.
 
 use ferrogate_base::backoff::Backoff;
+use ferrogate_base::watch;
 use ferrogate_model::{GatewayId, Revision};
 use futures::stream;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use std::time::Duration;
+use tokio::time::Instant;
 
+use super::connect::{ANSWER, Server, UNEASE};
 use super::{CHANNEL, PostgresStore};
 use crate::ready::within;
 use crate::{Hints, StoreError};
@@ -18,7 +21,8 @@ use crate::{Hints, StoreError};
 const SILENCE: Duration = Duration::from_secs(30);
 
 struct Listening {
-    connect: PgConnectOptions,
+    server: Server,
+    doubts: watch::Receiver<Option<Instant>>,
     gateway: GatewayId,
     timeout: Duration,
     listener: Option<PgListener>,
@@ -28,11 +32,12 @@ struct Listening {
 impl PostgresStore {
     pub(super) async fn listen(&self) -> Result<Hints, StoreError> {
         let mut listening = Listening {
-            connect: self.connect.clone(),
+            doubts: self.server.doubts(),
+            server: self.server.clone(),
             gateway: self.gateway.clone(),
             timeout: self.options.timeout,
             listener: None,
-            backoff: Backoff::for_restarts(),
+            backoff: Backoff::for_outages(),
         };
         listening.listener = Some(listening.connect().await?);
         Ok(Box::pin(stream::unfold(listening, |mut listening| async move {
@@ -44,7 +49,7 @@ impl PostgresStore {
 
 impl Listening {
     async fn connect(&self) -> Result<PgListener, StoreError> {
-        within(self.timeout, async {
+        let connecting = async {
             // A pool of one that the listener takes along: it must not compete for the
             // connections of the calls.
             let pool = PgPoolOptions::new()
@@ -52,14 +57,14 @@ impl Listening {
                 .max_lifetime(None)
                 .idle_timeout(None)
                 .acquire_timeout(self.timeout)
-                .connect_lazy_with(self.connect.clone());
+                .connect_lazy_with(self.server.connect.clone());
             let mut listener = PgListener::connect_with(&pool).await?;
             // Reconnecting is done here, where it is hinted at.
             listener.eager_reconnect(false);
             listener.listen(CHANNEL).await?;
             Ok(listener)
-        })
-        .await
+        };
+        within(self.timeout, self.server.unless_gone(UNEASE, connecting)).await
     }
 
     async fn next(&mut self) -> Option<Revision> {
@@ -77,20 +82,28 @@ impl Listening {
                     }
                 }
             };
-            match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-                Ok(Ok(Some(notice))) => {
+            let heard = tokio::select! {
+                biased;
+                // A notice that is dropped half-read is read by the next call.
+                heard = listener.try_recv() => Some(heard),
+                // Other connections were found dead: perhaps this one is.
+                _doubted = self.doubts.changed() => None,
+                () = tokio::time::sleep(SILENCE) => None,
+            };
+            match heard {
+                Some(Ok(Some(notice))) => {
                     self.backoff.reset();
                     if let Some(revision) = parse(notice.payload(), &self.gateway) {
                         return Some(revision);
                     }
                 }
-                Ok(lost) => {
+                Some(lost) => {
                     tracing::debug!(error = ?lost.err(), "the connection that listens is lost");
                     self.listener = None;
                 }
-                Err(_) => {
+                None => {
                     let alive = async { Ok(sqlx::query("SELECT 1").execute(&mut *listener).await?) };
-                    if within(self.timeout, alive).await.is_err() {
+                    if within(ANSWER, alive).await.is_err() {
                         self.listener = None;
                     }
                 }

@@ -15,9 +15,10 @@ mod read;
 use async_trait::async_trait;
 use ferrogate_model::{GatewayId, Position, ResourceName, Revision};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool, Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
+use self::connect::{Server, UNEASE};
 use crate::fault::{corrupt, unavailable};
 use crate::history::{self, History, Seen, Verdict};
 use crate::ready::{Ready, within};
@@ -90,7 +91,7 @@ const SET_DEADLINES: &str = "\
 /// See the module.
 pub(crate) struct PostgresStore {
     pool: PgPool,
-    connect: PgConnectOptions,
+    server: Server,
     gateway: GatewayId,
     options: Options,
     ready: Ready,
@@ -109,34 +110,29 @@ impl PostgresStore {
         if connect.get_application_name().is_none() {
             connect = connect.application_name("ferrogate");
         }
-        let patience = options.timeout;
+        let server = Server::new(connect.clone());
+        let (idle, given_back) = (server.clone(), server.clone());
         let pool = PgPoolOptions::new()
             .max_connections(options.pool_size)
             .acquire_timeout(options.acquire_timeout)
-            // A call that gave up leaves its connection to be tested before it is used again.
-            // When the server is gone without a word the test itself would hang for as long
+            // When the server is gone without a word the pool's own test would hang for as long
             // as TCP retransmits, and a few such connections would exhaust the pool.
-            .after_release(move |connection, _| {
-                Box::pin(async move {
-                    match tokio::time::timeout(patience, connection.ping()).await {
-                        Ok(tested) => tested.map(|()| true),
-                        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-                    }
-                })
+            .test_before_acquire(false)
+            .before_acquire(move |connection, usage| {
+                let server = idle.clone();
+                Box::pin(async move { server.tested(connection, usage.idle_for).await })
             })
-            .connect_lazy_with(connect.clone());
-        PostgresStore {
-            pool,
-            connect,
-            gateway,
-            options,
-            ready: Ready::default(),
-            history: History::default(),
-        }
+            // A call that gave up leaves its connection to be tested before it is used again.
+            .after_release(move |connection, usage| {
+                let server = given_back.clone();
+                Box::pin(async move { server.tested(connection, usage.idle_for).await })
+            })
+            .connect_lazy_with(connect);
+        PostgresStore { pool, server, gateway, options, ready: Ready::default(), history: History::default() }
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
-        self.ready.ensure(&self.options, || self.prepare()).await
+        self.ready.ensure(&self.options, || self.server.unless_gone(UNEASE, self.prepare())).await
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
@@ -268,12 +264,12 @@ impl PostgresStore {
 
     async fn call<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.ready().await?;
-        self.ready.watch(within(self.options.timeout, call).await)
+        self.ready.watch(within(self.options.timeout, self.server.unless_gone(UNEASE, call)).await)
     }
 
     async fn bulk<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.ready().await?;
-        self.ready.watch(within(self.options.bulk_timeout, call).await)
+        self.ready.watch(within(self.options.bulk_timeout, self.server.unless_gone(UNEASE, call)).await)
     }
 }
 

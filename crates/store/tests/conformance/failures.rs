@@ -8,7 +8,7 @@ use std::time::Duration;
 use ferrogate_model::{GatewayId, Revision};
 use ferrogate_store::{CommitError, Feed, FeedEvent, Options, Store, StoreError, open};
 
-use crate::link::Link;
+use crate::link::{Link, Mode};
 use crate::postgres::{PostgresServer, StopMode};
 use crate::world::{World, batch, commit, commit_many, eventually, put};
 
@@ -85,6 +85,32 @@ async fn a_server_that_is_gone_is_known_long_before_the_deadline() {
     assert!(asked.elapsed() < patience / 4, "{:?}", asked.elapsed());
     server.start_again().unwrap();
     eventually("the store to serve again", || async { store.head().await.ok() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_died_without_a_word_are_known_long_before_the_deadline() {
+    let World::Postgres(server, database) = World::postgres() else { panic!("a server") };
+    let link = Link::to(server.port()).await.unwrap();
+    let patience = Duration::from_secs(60);
+    let store = store_at(&url_through(&link, &database), patience);
+    // Several connections, all of which will be dead.
+    commit_many(&store, 1).await;
+    futures::future::try_join_all([store.load(), store.load(), store.load()]).await.unwrap();
+    let mut feed = Feed::new(Arc::clone(&store), None).polling_every(Duration::from_millis(100));
+    let FeedEvent::Reset(_) = next(&mut feed).await else { panic!("the first state") };
+    let asked = std::time::Instant::now();
+    link.set(Mode::HalfOpen);
+    assert!(matches!(next(&mut feed).await, FeedEvent::Unavailable(StoreError::Unavailable(_))));
+    match store.commit(batch(vec![put("a", "unheard")])).await {
+        Err(CommitError::Store(StoreError::Unavailable(_))) => {}
+        other => panic!("{other:?}"),
+    }
+    link.set(Mode::Pass);
+    assert!(matches!(next(&mut feed).await, FeedEvent::Recovered));
+    // Whatever is left of the dead ones is not waited for either.
+    commit_many(&store, 1).await;
+    assert!(matches!(next(&mut feed).await, FeedEvent::Batch(changes) if changes[0].revision == Revision(2)));
+    assert!(asked.elapsed() < patience / 4, "{:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
