@@ -170,6 +170,14 @@ pub fn admission() -> &'static Admission {
     &BUILT
 }
 
+/// Admits a Secret as a controller does.
+///
+/// # Errors
+/// As admission.
+pub fn admit_secret(document: Value, strict: bool) -> Result<Admitted, Refusal> {
+    admission().admit(Kind::Secret, document, strict, &Secrets::default())
+}
+
 /// Admits an API as a controller does that has secrets under the names the examples use.
 ///
 /// # Errors
@@ -183,7 +191,7 @@ pub fn admit(document: Value, strict: bool) -> Result<Admitted, Refusal> {
                 "metadata": {"name": name},
                 "spec": {"displayName": name, "value": SECRET},
             });
-            match admission().admit(Kind::Secret, document, true, &Secrets::default()) {
+            match admit_secret(document, true) {
                 Ok(admitted) => secrets.write(&admitted),
                 Err(refusal) => panic!("the planted secret is refused: {refusal}"),
             }

@@ -11,6 +11,7 @@ pub mod choices;
 pub mod documents;
 pub mod edit;
 pub mod mutate;
+pub mod split;
 pub mod targets;
 
 /// One fuzz target.
@@ -27,14 +28,18 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 14] = [
     targets::artifact::TARGET,
+    targets::chunked::TARGET,
     targets::condition::TARGET,
     targets::config::TARGET,
     targets::document::TARGET,
     targets::path::TARGET,
     targets::policy::TARGET,
+    targets::request_head::TARGET,
     targets::resource::TARGET,
+    targets::response_head::TARGET,
+    targets::secret::TARGET,
     targets::snapshot_file::TARGET,
     targets::stream::TARGET,
     targets::template::TARGET,

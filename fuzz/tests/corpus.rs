@@ -80,4 +80,7 @@ macro_rules! targets {
     };
 }
 
-targets! { artifact condition config document path policy resource snapshot_file stream template }
+targets! {
+    artifact chunked condition config document path policy request_head resource response_head secret
+    snapshot_file stream template
+}
