@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use ferrogate_testkit::backend::Backend;
-use ferrogate_testkit::process::{Process, Spec};
+use ferrogate_testkit::eventually::eventually;
+use ferrogate_testkit::process::{Process, Signal, Spec};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ferrogate");
 const LISTENERS: [&str; 8] =
@@ -101,6 +102,27 @@ async fn a_newcomer_deploys_calls_and_rolls_back() -> anyhow::Result<()> {
     verb(&dir, &["delete", "books", "--wait"], 0)?;
     assert_eq!(stamp(&process).await?, "404 ");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_opens_the_access_log_anew() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let root = tempfile::tempdir()?;
+    let (log, moved) = (root.path().join("access.log"), root.path().join("access.log.old"));
+    let mut spec = spec(&root.path().join("data"));
+    spec.env.push(("FERROGATE_RUNTIME_ACCESS_LOG".to_owned(), log.display().to_string()));
+    let process = spec.start().await?;
+    let asked = async |path: &str, file: &Path| {
+        reqwest::get(format!("{}{path}", process.url("http"))).await?;
+        let has = || std::fs::read_to_string(file).is_ok_and(|text| text.contains(path)).then_some(());
+        eventually(Duration::from_secs(20), has).await.with_context(|| format!("{path} is not logged"))
+    };
+    asked("/before", &log).await?;
+    std::fs::rename(&log, &moved)?;
+    process.signal(Signal::HUP)?;
+    let reopened = eventually(Duration::from_secs(20), || log.exists().then_some(()));
+    reopened.await.context("no new file after the hangup")?;
+    asked("/after", &log).await
 }
 
 #[test]

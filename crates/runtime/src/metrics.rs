@@ -59,7 +59,7 @@ pub struct WorkerMetrics {
     pub mirrored: Count,
     /// Copies not made: too many under way, or a body not held.
     pub mirror_dropped: Count,
-    /// Blocks of access log lines dropped because the writer was behind.
+    /// Access log lines dropped because the writer was behind or could not write them.
     pub access_log_dropped_lines: Count,
     /// Requests cut off by a forced stop or a missed drain deadline.
     pub cut_off: Count,
@@ -203,7 +203,7 @@ impl RuntimeMetrics {
         )?;
         plain(
             "ferrogate_runtime_access_log_dropped_lines",
-            "Access log lines dropped because the writer was behind",
+            "Access log lines dropped because the writer was behind or could not write them",
             self.sum(|w| w.access_log_dropped_lines.get()),
         )
     }

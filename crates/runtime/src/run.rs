@@ -22,7 +22,7 @@ use ferrogate_xds::{Capabilities, Sink};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::access_log::{self, Writer};
+use crate::access_log::{self, Reopen, Writer};
 use crate::admin::{self, AdminDoor, Door, MetricsDoor, ReadyDoor};
 use crate::config::{Config, Stream};
 use crate::listener::{self, BindError};
@@ -163,7 +163,8 @@ impl Runtime {
         let client_tls = tls::ClientTls::new(&config.upstream.tls, state.clone())
             .map_err(|source| StartError::Tls { side: "upstreams", source })?;
         let client_tls = Arc::new(client_tls);
-        let (writer, blocks) = access_log::open(&config.access_log)?;
+        let log_metrics = Arc::<WorkerMetrics>::default();
+        let (writer, blocks) = access_log::open(&config.access_log, log_metrics.clone())?;
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let shared = Shared {
             state,
@@ -177,7 +178,7 @@ impl Runtime {
             stop: stop.clone(),
             config: config.clone(),
         };
-        let metrics: Vec<Arc<WorkerMetrics>> = (0..count).map(|_| Arc::default()).collect();
+        let mut metrics: Vec<Arc<WorkerMetrics>> = (0..count).map(|_| Arc::default()).collect();
         let mut workers = Vec::with_capacity(count);
         for (index, metrics) in metrics.iter().enumerate() {
             let sockets = Sockets { http: bound.http.pop(), https: bound.https.pop() };
@@ -185,6 +186,8 @@ impl Runtime {
                 Job { shared: shared.clone(), sockets, blocks: blocks.clone(), metrics: metrics.clone() };
             workers.push(job.start(index).map_err(StartError::Worker)?);
         }
+        // Each block of counts has one thread that writes it; the log's writer is one of them.
+        metrics.push(log_metrics);
         let running = RunningRuntime {
             addresses: bound.addresses,
             sink,
@@ -226,6 +229,12 @@ impl RunningRuntime {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// How to have the access log's file opened anew; `None` when it is written to no file.
+    #[must_use]
+    pub fn reopen_log(&self) -> Option<Reopen> {
+        self.writer.as_ref().and_then(Writer::reopen)
     }
 
     /// Cutting this short stops a shutdown's drain: what a second signal does.

@@ -10,10 +10,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::eventually::eventually;
+
+pub use rustix::process::Signal;
 
 /// How long a process may take to write its listener file: a debug build on a busy machine included.
 const START_DEADLINE: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime};
 use super::fetch::Fetcher;
 use super::listeners::{self, Listeners};
 use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
-use super::signals::Signals;
+use super::signals::{Signals, hangups};
 use crate::cli::{Common, Exit, RuntimeFlags};
 
 /// What a runtime reads of a file.
@@ -122,9 +122,27 @@ async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> 
     if let Some(dir) = data_dir {
         listeners::write(&dir, &listeners)?;
     }
-    signals.next().await;
+    until_stopped(&mut signals, &running).await?;
     tracing::info!("stopping: requests in flight are finished first");
     drain(&mut signals, running).await
+}
+
+/// Waits for the signal to stop. Until then SIGHUP opens the access log's file anew, so that
+/// others can rotate it; a process that logs to no file keeps the signal's usual meaning,
+/// which is what a closed terminal relies on.
+pub async fn until_stopped(signals: &mut Signals, running: &RunningRuntime) -> anyhow::Result<()> {
+    let Some(reopen) = running.reopen_log() else {
+        signals.next().await;
+        return Ok(());
+    };
+    let mut hangups = hangups()?;
+    loop {
+        tokio::select! {
+            // Both arms only wait; a signal stays pending in its stream otherwise.
+            () = signals.next() => return Ok(()),
+            _received = hangups.recv() => reopen.ask(),
+        }
+    }
 }
 
 /// Drains; another signal cuts the drain short but still ends it in order.

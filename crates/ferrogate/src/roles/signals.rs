@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SIGTERM and SIGINT: the first asks for a drain, the second ends it at once.
+//! SIGTERM and SIGINT: the first asks for a drain, the second ends it at once. SIGHUP opens
+//! the access log's file anew, where there is one.
 
 use std::future::Future;
 
@@ -37,6 +38,11 @@ impl Signals {
             done = drain => Some(done),
         }
     }
+}
+
+/// SIGHUP, from now on. Where nobody listens for it, it ends the process, as usual.
+pub fn hangups() -> anyhow::Result<Signal> {
+    signal(SignalKind::hangup()).context("cannot listen for SIGHUP")
 }
 
 /// Waits for one signal.

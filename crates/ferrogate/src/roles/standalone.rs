@@ -113,7 +113,7 @@ async fn serve(
     let said = banner(&controller, &listeners, &ready, (data_dir != default_dir).then_some(&data_dir));
     // Nobody may be reading; that is no reason not to serve.
     output::text(&said).ok();
-    signals.next().await;
+    runtime::until_stopped(&mut signals, &runtime).await?;
     tracing::info!("stopping: requests in flight are finished first");
     // Traffic first: the controller may still be asked how far the drain is.
     let exit = runtime::drain(&mut signals, runtime).await?;

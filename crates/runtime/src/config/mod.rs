@@ -7,11 +7,13 @@ mod read;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::secret::Secret;
 use ferrogate_xds::client::Controller;
 
+use crate::access_log::Format;
 use crate::router::EscapedSlashes;
 
 /// Everything a runtime can be told.
@@ -247,6 +249,12 @@ pub struct PathRules {
 pub struct AccessLog {
     /// Where the lines go.
     pub target: AccessLogTarget,
+    /// What a line consists of.
+    pub format: Arc<Format>,
+    /// A file that would become longer than this is moved aside first; 0 is never.
+    pub rotate_bytes: u64,
+    /// Files moved aside that are kept; an older one is removed.
+    pub keep_files: usize,
     /// Blocks of lines (up to 16 KiB each) waiting for the writer. When full, a block is
     /// dropped and counted: traffic never waits for a slow disk.
     pub queue_blocks: usize,
@@ -286,7 +294,13 @@ impl Default for Config {
             http1_codec: Http1Codec::Own,
             path: PathRules { disable_normalisation: false, escaped_slashes: EscapedSlashes::KeepUnchanged },
             forwarding: Forwarding::default(),
-            access_log: AccessLog { target: AccessLogTarget::Stdout, queue_blocks: 1024 },
+            access_log: AccessLog {
+                target: AccessLogTarget::Stdout,
+                format: Format::json(),
+                rotate_bytes: 256 * 1024 * 1024,
+                keep_files: 4,
+                queue_blocks: 1024,
+            },
             admin: Admin { config_dump: false, allowed_ips: vec!["*".to_owned()] },
             drain_delay: Duration::from_secs(1),
             drain_deadline: Duration::from_secs(15),

@@ -4,6 +4,7 @@
 //! left with the reader, which lists them all at once.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::config::{ListenKeys, Reader};
@@ -14,6 +15,8 @@ use super::{
     AccessLog, AccessLogTarget, Admin, Config, DataDir, DownstreamTls, Forwarding, Http1Codec, Limits,
     Listen, PathRules, ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream, UpstreamTls,
 };
+use crate::access_log::Format;
+use crate::access_log::format::DEFAULT_TEXT;
 use crate::router::EscapedSlashes;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -25,7 +28,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Keys of that file format that have no effect here: there is no Envoy to tune, no socket
 /// between router and policies, and tracing and Lua do not exist.
-const WITHOUT_EFFECT: [&str; 16] = [
+const WITHOUT_EFFECT: [&str; 13] = [
     "router.gateway_host",
     "router.vhosts",
     "router.upstream.tls.ciphers",
@@ -33,9 +36,6 @@ const WITHOUT_EFFECT: [&str; 16] = [
     "router.downstream_tls.ciphers",
     "router.http_listener.timeouts.request_timeout",
     "router.policy_engine",
-    "router.access_logs.format",
-    "router.access_logs.json_fields",
-    "router.access_logs.text_format",
     "router.tracing_service_name",
     "router.lua",
     "policy_engine.server",
@@ -346,10 +346,40 @@ fn access_log(reader: &mut Reader<'_>) -> AccessLog {
         "stdout" => AccessLogTarget::Stdout,
         path => AccessLogTarget::File(PathBuf::from(path)),
     };
+    let default = Config::default().access_log;
     AccessLog {
         target: if enabled { target } else { AccessLogTarget::Off },
-        queue_blocks: ranged(reader, "runtime.access_log_queue_blocks", 1024, 1, 1 << 20),
+        format: log_format(reader),
+        rotate_bytes: reader.integer("runtime.access_log_rotate_bytes", default.rotate_bytes, 0..=1 << 40),
+        keep_files: ranged(reader, "runtime.access_log_keep_files", default.keep_files, 1, 1000),
+        queue_blocks: ranged(reader, "runtime.access_log_queue_blocks", default.queue_blocks, 1, 1 << 20),
     }
+}
+
+/// Both kinds are read, so that a mistake in the one not chosen is told as well.
+fn log_format(reader: &mut Reader<'_>) -> Arc<Format> {
+    const TEXT: &str = "router.access_logs.text_format";
+    const FIELDS: &str = "router.access_logs.json_fields";
+    let is_text = reader.choice("router.access_logs.format", false, &[("json", false), ("text", true)]);
+    let text = reader.string(TEXT, DEFAULT_TEXT);
+    let text = Format::of_text(&text).unwrap_or_else(|error| {
+        reader.problem(TEXT, error);
+        Format::json()
+    });
+    let fields = reader.subtree(FIELDS);
+    let fields = fields.as_object().filter(|fields| !fields.is_empty());
+    let json = fields.map_or_else(
+        || Ok(Format::json()),
+        |fields| {
+            let texts = fields.iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or("%")));
+            Format::of_json(texts)
+        },
+    );
+    let json = json.unwrap_or_else(|(key, error)| {
+        reader.problem(FIELDS, format!("{key}: a text with operators is wanted: {error}"));
+        Format::json()
+    });
+    if is_text { text } else { json }
 }
 
 fn versions(reader: &mut Reader<'_>, minimum: &str, maximum: &str) -> (TlsVersion, TlsVersion) {
@@ -389,6 +419,8 @@ mod tests {
 
     use ferrogate_base::config::{Reader, Sources};
 
+    use crate::access_log::Format;
+    use crate::access_log::format::DEFAULT_TEXT;
     use crate::config::{Config, Limits, Listen, ServerHeaderMode, Upstream};
     use crate::router::EscapedSlashes;
 
@@ -450,6 +482,20 @@ mod tests {
     }
 
     #[test]
+    fn access_log_lines_are_chosen_by_the_contracts_keys() {
+        let (config, problems) = read("[router.access_logs]\nformat = \"text\"");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(Ok(&config.access_log.format), Format::of_text(DEFAULT_TEXT).as_ref());
+        let text = "text_format = \"%START_TIME% %REQ(:METHOD)%\\n\"";
+        let (config, problems) = read(&format!("[router.access_logs]\nformat = \"text\"\n{text}"));
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(Ok(&config.access_log.format), Format::of_text("%START_TIME% %REQ(:METHOD)%").as_ref());
+        let (config, problems) = read("[router.access_logs.json_fields]\ncode = \"%RESPONSE_CODE%\"");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(Ok(&config.access_log.format), Format::of_json([("code", "%RESPONSE_CODE%")]).as_ref());
+    }
+
+    #[test]
     fn every_mistake_is_told() {
         let (_, problems) = read(
             r#"
@@ -463,9 +509,14 @@ mod tests {
             maximum_protocol_version = "TLS1_2"
             [router]
             listener_prot = 1
+            [router.access_logs]
+            text_format = "%NONSENSE%"
+            json_fields = { a = 1 }
             "#,
         );
         for part in [
+            "access_logs.text_format",
+            "access_logs.json_fields",
             "http:// or https://",
             "runtime.tls.cert_file",
             "downstream_tls.cert_path",

@@ -105,6 +105,7 @@ where
         ending
     };
     write_head(wires.worker, &mut out, head, ending, close, terms);
+    record.note_response(|name| head.fields.get(name));
     out.extend_from_slice(body);
     record.status = Some(head.status());
     let mut flow = Flow::new(out, Framing::None, false, None);

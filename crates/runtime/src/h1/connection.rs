@@ -108,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return End::Unusual;
         }
         let Arrived { terms, framing, expects, target, .. } = arrived;
-        let opening = opening(&arrived);
+        let opening = opening(worker, &arrived);
         let mut position = Position::default();
         let found = arrived.find(worker, peer.https, &mut position);
         if matches!(found, Found::Unusual) {
@@ -118,9 +118,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         traffic.restart();
         let mut record = Record::open(worker.log.clone(), started, now_micros, opening, traffic.clone());
         record.position = position;
+        record.client = Some(peer.address);
         let body = framing.map_or(None, |framing| framing.contained(surplus));
         let due = Due::new(alarm, started, found.timeouts(), worker.h1.write_stall);
         let mut wires = Wires::new(worker, stream, alarm, due, body.is_some());
+        wires.timed = traffic.request_complete.is_timed();
         wires.interim = if expects { CONTINUE } else { &[] };
         let mut sent = false;
         let served = match found {
@@ -169,20 +171,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Answers what is no request.
     async fn refuse(&mut self, failure: &Failure) -> End {
-        let Connection { intake: Intake { worker, stream, alarm, .. }, traffic, .. } = self;
+        let Connection { intake: Intake { worker, stream, alarm, .. }, peer, traffic } = self;
         let opening = Opening {
             method: Method::from_bytes(b"-").unwrap_or_default(),
             target: "",
             version: http::Version::HTTP_11,
             host: None,
-            user_agent: None,
-            forwarded_for: None,
+            asked: worker.log.asked(|_| None),
             grpc: None,
         };
         let (started, now_micros) = (Instant::now(), worker.shared.clock.now_micros());
         traffic.restart();
         let mut record = Record::open(worker.log.clone(), started, now_micros, opening, traffic.clone());
         record.position = worker.shared.state.load().position;
+        record.client = Some(peer.address);
         let due = Due::new(alarm, started, &NO_TIMEOUTS, worker.h1.write_stall);
         let mut wires = Wires::new(worker, stream, alarm, due, false);
         let terms = Terms { version: Version::Http11, head_only: false, trailers: false, close: true };
@@ -205,7 +207,7 @@ impl Found<'_> {
     }
 }
 
-fn opening<'b>(arrived: &Arrived<'b>) -> Opening<'b> {
+fn opening<'b>(worker: &Worker, arrived: &Arrived<'b>) -> Opening<'b> {
     let fields = &arrived.fields;
     Opening {
         method: Method::from_bytes(arrived.method.as_bytes()).unwrap_or_default(),
@@ -215,8 +217,7 @@ fn opening<'b>(arrived: &Arrived<'b>) -> Opening<'b> {
             Version::Http11 => http::Version::HTTP_11,
         },
         host: fields.first(Known::Host),
-        user_agent: fields.first(Known::UserAgent),
-        forwarded_for: fields.first(Known::ForwardedFor),
+        asked: worker.log.asked(|name| fields.by_name(name.as_str())),
         // Calls are hyper's.
         grpc: None,
     }

@@ -225,6 +225,7 @@ where
     let close = terms.close || ending == Ending::Close || wires.alarm.ticker().is_draining();
     let mut out = wires.worker.h1.stock.take_out();
     write_head(wires.worker, &mut out, &head, ending, close, terms);
+    record.note_response(|name| head.fields.get(name));
     record.status = Some(head.status());
     wires.worker.h1.stock.give_lists(head.fields.into_lists());
     let mut input = bytes.take();
@@ -241,7 +242,9 @@ where
     let traffic = &record.traffic;
     traffic.received.set(wires.upload.moved);
     traffic.sent.set(download.moved);
-    traffic.request_complete.set(wires.upload.is_read());
+    if wires.upload.is_read() {
+        traffic.request_complete.since(wires.read_at);
+    }
     relayed?;
     record.complete = true;
     *bytes = download.take_rest();

@@ -8,7 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -49,6 +49,10 @@ pub struct Wires<'c, S> {
     pub refused: bool,
     /// Something had to be waited for, since this was last set to false.
     pub waited: bool,
+    /// Somebody wants to know when the request had been read.
+    pub timed: bool,
+    /// When that was.
+    pub read_at: Option<Instant>,
 }
 
 /// Why an exchange cannot go on.
@@ -89,7 +93,18 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
     ) -> Wires<'c, S> {
         let framing = if here { Framing::None } else { Framing::Close };
         let upload = Flow::new(Vec::new(), framing, false, None);
-        Wires { worker, client, alarm, due, upload, interim: &[], refused: false, waited: false }
+        Wires {
+            worker,
+            client,
+            alarm,
+            due,
+            upload,
+            interim: &[],
+            refused: false,
+            waited: false,
+            timed: false,
+            read_at: None,
+        }
     }
 
     /// Sends the request and waits for the response's head. Its bytes stay in `incoming`, the
@@ -239,7 +254,11 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         if self.upload.awaits_body() && !self.interim.is_empty() && !self.poll_interim(cx) {
             return None;
         }
-        match self.upload.poll(self.client, &mut lease.wire, &self.worker.h1.stock, cx) {
+        let polled = self.upload.poll(self.client, &mut lease.wire, &self.worker.h1.stock, cx);
+        if self.timed && self.read_at.is_none() && self.upload.is_read() {
+            self.read_at = Some(Instant::now());
+        }
+        match polled {
             Poll::Pending | Poll::Ready(Ok(())) => None,
             // The upstream may have said why before it closed.
             Poll::Ready(Err(Broken::Receiver(_))) => {

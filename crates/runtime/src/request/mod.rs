@@ -53,6 +53,7 @@ pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming
     let offer = upgrade::offered(&mut parts, body.is_end_stream());
     let now = worker.shared.clock.now_micros();
     let mut record = Box::new(Record::begin(worker.log.clone(), now, &parts));
+    record.client = Some(peer.address);
 
     let draft = match inbound::health(parts.uri.path()) {
         Some(health) => Draft::of_health(health, worker.shared.readiness.is_ready()),

@@ -134,6 +134,7 @@ impl Draft {
         }
         self.settle_framing(record.method());
         record.status = Some(self.head.status);
+        record.note_response(|name| self.head.headers.get(name).map(HeaderValue::as_bytes));
         let mut response = Response::new(wrap(self.source));
         *response.status_mut() = self.head.status;
         *response.headers_mut() = self.head.headers;

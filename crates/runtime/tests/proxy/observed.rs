@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an operator sees: side doors, metrics, access log.
 
+use ferrogate_runtime::access_log::Format;
 use http::StatusCode;
 use serde_json::json;
 
 use crate::support::backend::Backend;
-use crate::support::{Client, Gateway, api, get, probes, raw, request};
+use crate::support::{Client, Gateway, api, eventually, get, probes, raw, request};
 
 /// With a trailer, for clients that ask for one.
 const WITH_TRAILER: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n";
@@ -120,6 +121,58 @@ async fn requests_are_counted_and_logged_once_each() {
     ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_have_the_configured_form_whoever_served() {
+    let format = "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% \"%REQ(X-TIER?X-NO)%\" \
+                  %RESP(X-BACKEND)% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% \
+                  %REQUEST_DURATION% %REQUEST_TX_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%";
+    let format = Format::of_text(format).expect("a format");
+    let gateway = Gateway::start_with(|config| config.access_log.format = format).await;
+    let backend = Backend::start().await;
+    // The second is served by hyper in either codec.
+    let whole = probes(&[json!({ "do": "buffer-request" })]);
+    gateway
+        .deploy(&[
+            api("/f", &backend.url(), |_| {}),
+            api("/w", &backend.url(), |spec| spec["policies"] = whole),
+        ])
+        .await;
+    for path in ["/f/x?q=1", "/w/x?q=1"] {
+        let mut sent = request("POST", path, "12345");
+        sent.headers_mut().insert("x-tier", "go\"ld".parse().expect("a value"));
+        assert_eq!(gateway.call(sent).await.status, StatusCode::OK);
+    }
+    assert_eq!(gateway.get("/nowhere").await.status, StatusCode::NOT_FOUND);
+    let read = || std::fs::read_to_string(&gateway.access_log).unwrap_or_default();
+    eventually("three lines", || read().lines().count() == 3).await;
+    for line in read().lines().filter(|line| line.starts_with("POST")) {
+        let times = line.strip_prefix(r#"POST /x?q=1 200 - "go\x22ld" 1 127.0.0.1 "#);
+        let times = times.map(|times| times.split(' ').map(str::parse::<u64>).collect::<Result<Vec<_>, _>>());
+        assert!(matches!(&times, Some(Ok(times)) if times.len() == 4), "{line}");
+    }
+    assert!(read().contains("GET /nowhere 404 NR \"-\" - 127.0.0.1 "), "{}", read());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moved_log_is_opened_anew_and_a_long_one_moved_aside() {
+    let gateway = Gateway::start_with(|config| config.access_log.rotate_bytes = 1).await;
+    gateway.deploy(&[]).await;
+    let named = |suffix: &str| {
+        let path = format!("{}{suffix}", gateway.access_log.display());
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    for path in ["/first", "/second"] {
+        gateway.get(path).await;
+        eventually("a line", || named("").contains(path)).await;
+    }
+    assert!(named(".1").contains("/first"), "moved aside when the second came");
+    std::fs::rename(&gateway.access_log, gateway.access_log.with_extension("moved")).expect("moved");
+    gateway.running().reopen_log().expect("a file").ask();
+    eventually("a new file", || gateway.access_log.exists()).await;
+    gateway.get("/third").await;
+    eventually("a line in it", || named("").contains("/third")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
