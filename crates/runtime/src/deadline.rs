@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::access_log::Traffic;
 use crate::error::{Failure, Reason};
+use crate::router::Timeouts;
 
 /// The deadlines of one request.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +28,25 @@ pub struct Deadlines {
 pub struct BodyTimer(Option<Pin<Box<Sleep>>>);
 
 impl Deadlines {
+    /// Those of a route's request that began at this time.
+    #[must_use]
+    pub fn of(timeouts: Timeouts, started: std::time::Instant) -> Deadlines {
+        let whole = timeouts.request.and_then(|limit| Instant::from_std(started).checked_add(limit));
+        Deadlines { whole, idle: timeouts.idle }
+    }
+
     /// When to look again, and what it means if nothing has moved by then.
     fn next(&self, traffic: &Traffic) -> Option<(Instant, Reason)> {
         let idle = self.idle.and_then(|idle| traffic.last_moved.get().checked_add(idle));
         // A client that stopped sending is told so; an upstream that stopped is a gateway timeout.
-        let silent =
-            if traffic.request_complete.get() { Reason::StreamIdleTimeout } else { Reason::RequestTimeout };
+        let awaits_client = traffic.client_silent.get() && !traffic.request_complete.get();
+        let (late, silent) = match awaits_client {
+            true => (Reason::RequestTimeout, Reason::RequestTimeout),
+            false => (Reason::UpstreamTimeout, Reason::StreamIdleTimeout),
+        };
         match (self.whole, idle) {
             (Some(whole), Some(idle)) if idle < whole => Some((idle, silent)),
-            (Some(whole), _) => Some((whole, Reason::UpstreamTimeout)),
+            (Some(whole), _) => Some((whole, late)),
             (None, Some(idle)) => Some((idle, silent)),
             (None, None) => None,
         }
@@ -48,13 +59,15 @@ impl Deadlines {
     pub async fn bound<T>(&self, traffic: &Traffic, work: impl Future<Output = T>) -> Result<T, Failure> {
         let mut work = pin!(work);
         loop {
-            let Some((at, reason)) = self.next(traffic) else { return Ok(work.await) };
+            let Some((at, _)) = self.next(traffic) else { return Ok(work.await) };
             match tokio::time::timeout_at(at, work.as_mut()).await {
                 Ok(done) => return Ok(done),
                 Err(_) => {
-                    // Something moved meanwhile: the idle deadline is a later one now.
-                    let still = self.next(traffic).is_some_and(|(now, _)| now <= at);
-                    if still {
+                    // If something moved meanwhile, the idle deadline is a later one now; and who
+                    // is waited for may be another.
+                    if let Some((now, reason)) = self.next(traffic)
+                        && now <= at
+                    {
                         return Err(Failure::new(reason));
                     }
                 }
@@ -99,10 +112,12 @@ mod tests {
             (Some(1), Some(5), true, Some(Reason::UpstreamTimeout)),
             (Some(5), Some(1), true, Some(Reason::StreamIdleTimeout)),
             (Some(5), Some(1), false, Some(Reason::RequestTimeout)),
+            (Some(1), Some(5), false, Some(Reason::RequestTimeout)),
             (None, None, true, None),
         ] {
             let traffic = Traffic::default();
             traffic.request_complete.set(complete);
+            traffic.client_silent.set(true);
             let deadlines =
                 Deadlines { whole: whole.map(|s| Instant::now() + seconds(s)), idle: idle.map(seconds) };
             let result = deadlines.bound(&traffic, sleep(seconds(10))).await;

@@ -3,8 +3,11 @@
 //! named like all others. `conn` and `upstream` hand it to hyper.
 
 use std::future::Future;
+use std::pin::pin;
 
 use ferrogate_base::tasks::Tasks;
+
+use crate::conn::watch::Bounded;
 
 /// Runs futures as tasks of the worker.
 #[derive(Clone)]
@@ -23,6 +26,9 @@ impl LocalExecutor {
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        self.tasks.spawn_local(self.name, future);
+        self.tasks.spawn_local(self.name, async move {
+            // A stream whose exchange is overdue is dropped, and so reset.
+            let _done = Bounded::new(pin!(future), &|| None).await;
+        });
     }
 }

@@ -23,13 +23,17 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
+use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
 use crate::grpc::Call;
 use crate::metrics::WorkerMetrics;
-use crate::router::{CompiledRoute, Endpoint};
+use crate::router::{CompiledRoute, Endpoint, Timeouts};
 
 pub use format::Format;
 pub use writer::{Blocks, OpenError, Reopen, Writer, open};
+
+/// What a line says of an exchange that a deadline ended while its client was the one to act.
+pub const STALLED: &str = "the client took nothing of the response";
 
 /// A block is handed to the writer when it has this many bytes, or at the next tick.
 const BLOCK_BYTES: usize = 16 * 1024;
@@ -54,8 +58,12 @@ pub struct Traffic {
     pub request_complete: Completion,
     /// The client broke off its body.
     pub request_broken: Cell<bool>,
+    /// The client is the one waited for: its body has more to come and it sends nothing.
+    pub client_silent: Cell<bool>,
     /// When a byte last moved, in either direction.
     pub last_moved: Cell<tokio::time::Instant>,
+    /// The deadline that ended the exchange while its client took nothing of the response.
+    pub overdue: Cell<Option<Reason>>,
 }
 
 /// Whether a request's body has come whole, and since when, where somebody wants to know.
@@ -193,7 +201,9 @@ impl Default for Traffic {
             sent: Cell::default(),
             request_complete: Completion::default(),
             request_broken: Cell::default(),
+            client_silent: Cell::default(),
             last_moved: Cell::new(tokio::time::Instant::now()),
+            overdue: Cell::default(),
         }
     }
 }
@@ -234,6 +244,8 @@ impl Traffic {
         self.request_complete.set(false);
         self.request_complete.at.set(None);
         self.request_broken.set(false);
+        self.client_silent.set(false);
+        self.overdue.set(None);
     }
 
     /// A byte moved.
@@ -366,6 +378,21 @@ impl Record {
         self.started
     }
 
+    /// The clocks of its route, once that was found.
+    #[must_use]
+    pub fn deadlines(&self) -> Option<Deadlines> {
+        self.route.as_ref().map(|route| self.deadlines_on(route))
+    }
+
+    /// The clocks on this route. A gRPC client that waits less than the route allows is not waited
+    /// for longer.
+    #[must_use]
+    pub fn deadlines_on(&self, route: &CompiledRoute) -> Deadlines {
+        let asked = self.grpc.and_then(|call| call.timeout);
+        let request = asked.into_iter().chain(route.timeouts.request).min();
+        Deadlines::of(Timeouts { request, ..route.timeouts }, self.started)
+    }
+
     /// The worker's log.
     #[must_use]
     pub fn log(&self) -> &Rc<WorkerLog> {
@@ -395,6 +422,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(overdue) = self.traffic.overdue.get().filter(|_| self.client_is_gone()) {
+            self.fail(&Failure::with(overdue, STALLED), None);
+        }
         let took = self.took.unwrap_or_else(|| self.started.elapsed());
         let metrics = &self.log.metrics;
         metrics.request_ended(self.status, self.reason, took);

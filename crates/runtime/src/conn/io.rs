@@ -53,6 +53,8 @@ pub struct Activity {
     last: AtomicU64,
     head_began: AtomicU64,
     protocol: AtomicU8,
+    /// When the client last took something that had waited for it; `NONE` before.
+    written: AtomicU64,
     /// How many more requests the client may take back.
     patience: AtomicU32,
 }
@@ -83,6 +85,7 @@ impl Activity {
             last: AtomicU64::new(0),
             head_began: AtomicU64::new(NONE),
             protocol: AtomicU8::new(protocol),
+            written: AtomicU64::new(NONE),
             patience: AtomicU32::new(MAX_TAKEN_BACK),
         })
     }
@@ -99,6 +102,13 @@ impl Activity {
     #[must_use]
     pub fn is_h2(&self) -> bool {
         self.protocol.load(Relaxed) == HTTP2
+    }
+
+    /// When the client last took something that had waited for it.
+    #[must_use]
+    pub fn last_written(&self) -> Option<Instant> {
+        let written = Some(self.written.load(Relaxed)).filter(|written| *written != NONE);
+        written.and_then(|written| self.born.checked_add(Duration::from_micros(written)))
     }
 
     fn now(&self) -> u64 {
@@ -195,7 +205,10 @@ impl<S> TimedIo<S> {
     fn wrote(&mut self, result: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match result {
             Poll::Ready(done) => {
-                self.write_timer = None;
+                // Only a client that is slow has a timer; the others' writes cost no look at the clock.
+                if self.write_timer.take().is_some() {
+                    self.activity.written.store(self.activity.now(), Relaxed);
+                }
                 Poll::Ready(done)
             }
             Poll::Pending if self.stalled(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),

@@ -5,6 +5,7 @@
 
 pub mod io;
 pub mod proxy_protocol;
+pub mod watch;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,8 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::io::{Activity, Deadlines, TimedIo};
-use crate::config::{Forwarding, Http1Codec};
+use self::watch::Bounded;
+use crate::config::{Forwarding, Http1Codec, Limits};
 use crate::executor::LocalExecutor;
 use crate::h1::arrival;
 use crate::h1::connection::{self, Handover};
@@ -138,6 +140,24 @@ where
     Box::pin(through_hyper(worker, Rewound::new(read, stream), address, h2, open)).await;
 }
 
+/// hyper's codecs, within these limits.
+fn codec(worker: &Worker, limits: &Limits) -> auto::Builder<LocalExecutor> {
+    let mut builder = auto::Builder::new(LocalExecutor::new(worker.tasks.clone(), "HTTP/2 stream"));
+    // Our own socket watches heads and idleness, hence no header timeout of hyper's.
+    builder
+        .http1()
+        .max_headers(limits.max_headers)
+        .max_buf_size(limits.max_head_bytes)
+        .header_read_timeout(None);
+    builder
+        .http2()
+        .enable_connect_protocol()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_h2_streams)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
+    builder
+}
+
 /// A connection on hyper, to its end.
 async fn through_hyper<S>(
     worker: Rc<Worker>,
@@ -158,43 +178,36 @@ async fn through_hyper<S>(
         write_stall: limits.write_stall_timeout,
     };
     let io = TokioIo::new(TimedIo::new(stream, activity.clone(), deadlines));
-    let mut builder = auto::Builder::new(LocalExecutor::new(worker.tasks.clone(), "HTTP/2 stream"));
-    // Our own socket watches heads and idleness, hence no header timeout of hyper's.
-    builder
-        .http1()
-        .max_headers(limits.max_headers)
-        .max_buf_size(limits.max_head_bytes)
-        .header_read_timeout(None);
-    builder
-        .http2()
-        .enable_connect_protocol()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.max_h2_streams)
-        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
+    let builder = codec(&worker, limits);
     let drain = worker.shared.drain.clone();
     let service = service_fn(move |request| {
         let (worker, peer) = (worker.clone(), peer.clone());
         async move { Ok::<_, Infallible>(request::serve(worker, peer, request).await) }
     });
-    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
+    let last_taken = || activity.last_written();
+    let serving = pin!(builder.serve_connection_with_upgrades(io, service));
+    // Of HTTP/1 only: each stream of HTTP/2 is a task of its own, and watched there.
+    let mut connection = Bounded::new(serving, &last_taken);
     let result = tokio::select! {
         biased;
         // Polled in place, not dropped, when the drain begins.
-        result = connection.as_mut() => result,
+        result = &mut connection => result,
         () = drain.cancelled() => {
             // HTTP/2 tells its client which requests still count. An HTTP/1 client learns it with
             // its next answer; a connection on which none comes closes a little later.
             let waited = if activity.is_h2() { Duration::ZERO } else { last_request };
-            match tokio::time::timeout(waited, connection.as_mut()).await {
+            match tokio::time::timeout(waited, &mut connection).await {
                 Ok(result) => result,
                 Err(_) => {
-                    connection.as_mut().graceful_shutdown();
+                    connection.inner.as_mut().graceful_shutdown();
                     connection.await
                 }
             }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, client = %address, "a client connection ended");
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, client = %address, "a client connection ended"),
+        None => tracing::debug!(client = %address, "a client took nothing of its response in time"),
     }
 }

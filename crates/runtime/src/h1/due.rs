@@ -19,6 +19,17 @@ pub struct Due {
     stalled: Option<Tick>,
 }
 
+/// For what an exchange waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// For the upstream, in whatever way.
+    Upstream,
+    /// For more of the client's body.
+    ClientSends,
+    /// For the client to take some of the response.
+    ClientTakes,
+}
+
 /// Which deadline passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Late {
@@ -49,23 +60,22 @@ impl Due {
         self.stalled = None;
     }
 
-    /// Called when the exchange must wait: which deadline has passed, if one has. `for_client`
-    /// says that it waits for the client to take something, `complete` that the request has
-    /// been read whole.
-    pub fn poll(&mut self, alarm: &Alarm, complete: bool, for_client: bool, cx: &Context<'_>) -> Poll<Late> {
+    /// Called when the exchange must wait: which deadline has passed, if one has.
+    pub fn poll(&mut self, alarm: &Alarm, waits: Waits, cx: &Context<'_>) -> Poll<Late> {
         let now = alarm.ticker().now();
-        self.stalled = if for_client { self.stalled.or(Some(now)) } else { None };
+        self.stalled = if waits == Waits::ClientTakes { self.stalled.or(Some(now)) } else { None };
         let stall = self.stalled.map_or(Tick::NEVER, |since| since.after(self.stall));
         let idle = self.moved.after(self.idle);
         if now >= stall {
             return Poll::Ready(Late::Client);
         }
-        if now >= self.whole {
-            return Poll::Ready(Late::Route(Reason::UpstreamTimeout));
-        }
-        if now >= idle {
-            // A client that stopped sending is told so; an upstream that stopped is a timeout.
-            let reason = if complete { Reason::StreamIdleTimeout } else { Reason::RequestTimeout };
+        if now >= self.whole || now >= idle {
+            let reason = match waits {
+                // A client that stopped sending is told so; an upstream that stopped is a timeout.
+                Waits::ClientSends => Reason::RequestTimeout,
+                Waits::Upstream | Waits::ClientTakes if now >= self.whole => Reason::UpstreamTimeout,
+                Waits::Upstream | Waits::ClientTakes => Reason::StreamIdleTimeout,
+            };
             return Poll::Ready(Late::Route(reason));
         }
         alarm.set(self.whole.min(idle).min(stall), cx);

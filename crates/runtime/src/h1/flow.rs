@@ -44,6 +44,8 @@ pub struct Flow {
     pub wrote: u64,
     /// What the last `Pending` waits for.
     pub waits_for_writer: bool,
+    /// The body has more to come and its sender sends nothing.
+    pub waits_for_reader: bool,
 }
 
 /// How the body is read.
@@ -95,6 +97,7 @@ impl Flow {
             moved: 0,
             wrote: 0,
             waits_for_writer: false,
+            waits_for_reader: false,
         }
     }
 
@@ -176,7 +179,9 @@ impl Flow {
                 return Poll::Ready(Ok(()));
             }
             if self.input.as_ref().is_none_or(Buffer::is_empty) {
+                self.waits_for_reader = true;
                 ready!(self.poll_read(reader, stock, cx))?;
+                self.waits_for_reader = false;
             }
             self.compose()?;
         }

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::Buffer;
-use super::due::{Due, Late};
+use super::due::{Due, Late, Waits};
 use super::flow::{Broken, Flow};
 use super::framing::Framing;
 use super::line::Line;
 use super::parse::{self, HeadLimits, ResponseHead};
 use super::pool::Lease;
 use super::timer::Alarm;
+use crate::access_log::STALLED;
 use crate::error::{Failure, Reason};
 use crate::router::Endpoint;
 use crate::worker::Worker;
@@ -290,7 +291,13 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         if self.poll_gone(cx) {
             return Poll::Ready(Stop::ClientGone);
         }
-        self.due.poll(self.alarm, self.upload.is_read(), for_client, cx).map(|late| match late {
+        let waits = match (for_client, self.upload.waits_for_reader) {
+            (true, _) => Waits::ClientTakes,
+            (false, true) => Waits::ClientSends,
+            (false, false) => Waits::Upstream,
+        };
+        self.due.poll(self.alarm, waits, cx).map(|late| match late {
+            Late::Route(reason) if for_client => Stop::Failed(Failure::with(reason, STALLED)),
             Late::Route(reason) => Stop::Failed(Failure::new(reason)),
             Late::Client => Stop::ClientGone,
         })

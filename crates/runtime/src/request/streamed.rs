@@ -23,6 +23,7 @@ use super::{Routed, body, outbound};
 use crate::access_log::{Record, Traffic};
 use crate::coding::{Coding, Fault, Stream};
 use crate::conn::io::InFlight;
+use crate::conn::watch;
 use crate::error::{Failure, Reason};
 use crate::head::ResponseParts;
 use crate::response::body::{ResponseBody, Source, UpstreamBody, WalkBody};
@@ -79,6 +80,8 @@ pub async fn serve(
     record: Box<Record>,
     in_flight: InFlight,
 ) -> Response<ResponseBody> {
+    let deadlines = record.deadlines_on(&routed.route);
+    let traffic = record.traffic.clone();
     let (begun, head) = oneshot::channel();
     let (sender, frames) = mpsc::channel(1);
     let mut walk: Pin<Box<dyn Future<Output = ()>>> =
@@ -97,7 +100,8 @@ pub async fn serve(
         }
         Ok(Begun::Streaming(response)) => {
             let source = Source::Walk(WalkBody { walk: running.then_some(walk), frames });
-            response.map(|()| ResponseBody::new(source, None, in_flight))
+            let watched = watch::begin(deadlines, traffic);
+            response.map(|()| ResponseBody::new(source, None, in_flight).watched(watched))
         }
         // The walk always hands out a head before it ends; a panic does not come this far.
         Err(_) => {
@@ -321,7 +325,7 @@ async fn pump<'a>(
     let own = Rc::new(Traffic::default());
     let mut body = ClientBody::new(incoming, own.clone());
     loop {
-        let frame = body.frame().await;
+        let frame = next_frame(&mut body, traffic).await;
         traffic.moved();
         traffic.received.set(own.received.get());
         let (mut bytes, trailers, last) = match frame {
@@ -375,6 +379,17 @@ async fn pump<'a>(
             return;
         }
     }
+}
+
+/// The body's next frame; `traffic` knows meanwhile who is waited for.
+async fn next_frame(body: &mut ClientBody, traffic: &Traffic) -> Option<Result<Frame<Bytes>, BodyError>> {
+    let mut frame = pin!(body.frame());
+    std::future::poll_fn(|cx| {
+        let polled = frame.as_mut().poll(cx);
+        traffic.client_silent.set(polled.is_pending());
+        polled
+    })
+    .await
 }
 
 /// Puts what a part stands for in its place.

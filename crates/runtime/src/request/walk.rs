@@ -134,14 +134,7 @@ impl<'a> Walk<'a> {
         original_path: &'a HeaderValue,
         record: &Record,
     ) -> Walk<'a> {
-        // A gRPC client that waits less than the route allows is not waited for longer.
-        let asked = record.grpc.and_then(|call| call.timeout);
-        let whole = asked.into_iter().chain(route.timeouts.request).min();
-        let deadlines = Deadlines {
-            whole: whole
-                .and_then(|limit| tokio::time::Instant::from_std(record.started()).checked_add(limit)),
-            idle: route.timeouts.idle,
-        };
+        let deadlines = record.deadlines_on(route);
         Walk { worker, route, chain, deadlines, original_path }
     }
 

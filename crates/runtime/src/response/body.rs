@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::access_log::Record;
 use crate::conn::io::InFlight;
+use crate::conn::watch::{self, Watched};
 use crate::deadline::{BodyTimer, Deadlines};
 use crate::error::Reason;
 use crate::upgrade::Switched;
@@ -26,6 +27,7 @@ pub struct ResponseBody {
     source: Source,
     // The record is written before the connection counts as idle: fields drop in order.
     record: Option<Box<Record>>,
+    watched: Option<Watched>,
     _in_flight: Option<InFlight>,
 }
 
@@ -146,10 +148,13 @@ impl ResponseBody {
     /// A body that ends the request when it ends.
     #[must_use]
     pub fn new(source: Source, record: Option<Box<Record>>, in_flight: InFlight) -> ResponseBody {
-        let mut body = ResponseBody { source, record, _in_flight: Some(in_flight.answered()) };
+        let mut body = ResponseBody { source, record, watched: None, _in_flight: Some(in_flight.answered()) };
         // hyper does not poll a body that has nothing to give.
         if body.is_end_stream() {
             body.end();
+        } else if let Some(record) = &body.record {
+            let deadlines = record.deadlines();
+            body.watched = deadlines.and_then(|deadlines| watch::begin(deadlines, record.traffic.clone()));
         }
         body
     }
@@ -157,11 +162,19 @@ impl ResponseBody {
     /// The body of a response that has none and whose request goes on elsewhere.
     #[must_use]
     pub fn none() -> ResponseBody {
-        ResponseBody { source: Source::Whole(None), record: None, _in_flight: None }
+        ResponseBody { source: Source::Whole(None), record: None, watched: None, _in_flight: None }
+    }
+
+    /// Bounded by what a walk says that goes on beside it.
+    #[must_use]
+    pub fn watched(mut self, watched: Option<Watched>) -> ResponseBody {
+        self.watched = watched;
+        self
     }
 
     /// The last byte was handed to the connection.
     fn end(&mut self) {
+        self.watched = None;
         if let Some(record) = &mut self.record {
             if let Source::Upstream(body) = &mut self.source {
                 body.finish(record);

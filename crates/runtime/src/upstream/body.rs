@@ -61,7 +61,9 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        self.traffic.client_silent.set(polled.is_pending());
+        let frame = std::task::ready!(polled);
         self.traffic.moved();
         match &frame {
             Some(Ok(frame)) => {

@@ -188,3 +188,52 @@ async fn escaped_slashes_follow_the_configured_action() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_is_ended_by_its_route_s_clocks() {
+    let (gateway, backend) = (Gateway::start().await, Backend::start().await);
+    let within = |context: &str, timeout: &str, idle: &str| {
+        let resilience = json!({ "timeout": timeout, "idleTimeout": idle });
+        api(context, &backend.url(), move |spec| spec["resilience"] = resilience)
+    };
+    gateway.deploy(&[within("/whole", "700ms", "0s"), within("/idle", "0s", "700ms")]).await;
+    // More than every buffer on the way holds together.
+    let mut held = Vec::new();
+    for context in ["whole", "idle"] {
+        let mut stream = TcpStream::connect(gateway.http).await.expect("a connection");
+        let head = format!("GET /{context}/large/1000 HTTP/1.1\r\nhost: h\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("a sent head");
+        held.push(stream);
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut streams = Vec::new();
+    for context in ["whole", "idle"] {
+        let io = hyper_util::rt::TokioIo::new(TcpStream::connect(gateway.http).await.expect("a connection"));
+        let handshake = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io);
+        let (mut sender, connection) = handshake.await.expect("a handshake");
+        tasks.spawn(async move { drop(connection.await) });
+        let asked = http::Request::get(format!("http://h/{context}/large/1000"));
+        let body = http_body_util::Full::<bytes::Bytes>::default();
+        let response = sender.send_request(asked.body(body).expect("a request")).await.expect("a head");
+        streams.push((sender, response));
+    }
+    let lines = gateway.log_lines(4).await;
+    for (proto, path, reason) in [
+        ("HTTP/1.1", "/whole/large/1000", "upstream_timeout"),
+        ("HTTP/1.1", "/idle/large/1000", "stream_idle_timeout"),
+        ("HTTP/2", "/whole/large/1000", "upstream_timeout"),
+        ("HTTP/2", "/idle/large/1000", "stream_idle_timeout"),
+    ] {
+        let line = lines.iter().find(|line| line["proto"] == proto && line["path"] == path).expect("a line");
+        assert_eq!((&line["reason"], &line["respCd"]), (&json!(reason), &json!(200)), "{line}");
+        assert_eq!(line["respCdDtl"], "the client took nothing of the response", "{line}");
+    }
+    // Only the stream is reset: its connection takes another request.
+    for (mut sender, response) in streams {
+        assert!(http_body_util::BodyExt::collect(response.into_body()).await.is_err());
+        let body = http_body_util::Full::<bytes::Bytes>::default();
+        let again = http::Request::get("http://h/idle/x").body(body).expect("a request");
+        assert_eq!(sender.send_request(again).await.expect("a head").status(), StatusCode::OK);
+    }
+    drop(held);
+}
