@@ -30,17 +30,21 @@ pub enum Reason {
     BadRequest,
     /// The request's head has more bytes or headers than allowed.
     RequestHeadTooLarge,
+    /// The request's target is longer than allowed.
+    UriTooLong,
+    /// More work than this gateway can do in time.
+    Overloaded,
     /// An escaped slash in the path, and the configuration refuses those.
     EscapedSlash,
     /// An escaped slash in the path, and the configuration redirects to the plain form.
     EscapedSlashRedirect,
     /// HTTP/2 asked to switch to a protocol that the route does not allow.
     UpgradeRefused,
-    /// A policy needs the whole request body and it exceeds the buffer limit.
+    /// The request body exceeds the limit, or the buffer of a policy that needs it whole.
     RequestBodyTooLarge,
     /// A policy looks into the request body and it decompresses to more than the ceiling.
     RequestBodyInflated,
-    /// The client stopped sending its body.
+    /// The client took too long over its head, or stopped sending its body.
     RequestTimeout,
     /// The request body ended early or was malformed.
     RequestBodyBroken,
@@ -80,13 +84,15 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 29] = [
+    pub const ALL: [Reason; 31] = [
         Reason::RouteNotFound,
         Reason::NotReady,
         Reason::RoutePoisoned,
         Reason::PolicyFailed,
         Reason::BadRequest,
         Reason::RequestHeadTooLarge,
+        Reason::UriTooLong,
+        Reason::Overloaded,
         Reason::EscapedSlash,
         Reason::EscapedSlashRedirect,
         Reason::UpgradeRefused,
@@ -135,6 +141,8 @@ impl Reason {
             Reason::RequestHeadTooLarge => {
                 ("request_head_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
             }
+            Reason::UriTooLong => ("uri_too_long", StatusCode::URI_TOO_LONG),
+            Reason::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Reason::EscapedSlash => ("escaped_slash", StatusCode::BAD_REQUEST),
             Reason::EscapedSlashRedirect => ("escaped_slash_redirect", StatusCode::TEMPORARY_REDIRECT),
             Reason::UpgradeRefused => ("upgrade_refused", StatusCode::NOT_IMPLEMENTED),
@@ -174,6 +182,8 @@ impl Reason {
             Reason::NotReady
             | Reason::BadRequest
             | Reason::RequestHeadTooLarge
+            | Reason::UriTooLong
+            | Reason::Overloaded
             | Reason::EscapedSlash
             | Reason::EscapedSlashRedirect
             | Reason::UpgradeRefused
@@ -298,6 +308,12 @@ impl Failure {
         Failure { reason, detail: detail.to_string(), location: None, status: None }
     }
 
+    /// A head that took too long.
+    #[must_use]
+    pub fn slow_head() -> Failure {
+        Failure::with(Reason::RequestTimeout, "the head took too long")
+    }
+
     /// The answer, with a fresh error id where its shape has one; the id is returned for the log.
     #[must_use]
     pub fn answer(&self) -> (OwnAnswer, Option<Uuid>) {
@@ -325,7 +341,8 @@ impl Failure {
         if let Some(location) = &self.location {
             headers.push((LOCATION, location.clone()));
         }
-        if matches!(self.reason, Reason::NotReady | Reason::CircuitOpen | Reason::Overflow) {
+        let later = [Reason::NotReady, Reason::Overloaded, Reason::CircuitOpen, Reason::Overflow];
+        if later.contains(&self.reason) {
             headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
         }
         if self.reason.closes() {

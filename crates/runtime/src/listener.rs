@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The listening sockets: one per worker and address, sharing the port through
 //! `SO_REUSEPORT`, so that the kernel spreads connections and workers share no queue.
-//! Accepting pauses while the process has its full number of connections; the kernel's
-//! backlog holds what comes meanwhile. Accepted sockets go to `conn`.
+//! Accepting pauses while the process has its full number of connections: each worker has at
+//! most one more in hand, the kernel's backlog holds the rest. Accepted sockets go to `conn`.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::conn;
 use crate::tls::ServerTls;
@@ -100,13 +101,25 @@ impl Accepting {
 pub async fn accept(worker: Rc<Worker>, accepting: Accepting) {
     let drain = worker.shared.drain.clone();
     loop {
-        tokio::select! {
-            // Cancel-safe: a permit or a connection not yet received stays where it is.
+        let accepted = tokio::select! {
+            // Cancel-safe: a connection not yet received stays in the backlog.
             () = drain.cancelled() => break,
-            accepted = next(&worker, &accepting) => {
-                if !accepted {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+            accepted = accepting.listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let permit = permit(&worker).await;
+                start(&worker, &accepting, stream, peer, permit);
+            }
+            // Clients that left again while queued are no news.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -120,24 +133,19 @@ pub async fn accept(worker: Rc<Worker>, accepting: Accepting) {
     waiting.await;
 }
 
-async fn next(worker: &Rc<Worker>, accepting: &Accepting) -> bool {
-    let Ok(permit) = worker.shared.connections.clone().acquire_owned().await else {
-        return false;
-    };
-    match accepting.listener.accept().await {
-        Ok((stream, peer)) => {
-            start(worker, accepting, stream, peer, Some(permit));
-            true
-        }
-        Err(error) => {
-            // Clients that left again while queued are no news.
-            let client_left =
-                matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
-            if !client_left {
-                tracing::warn!(%error, "a connection could not be accepted");
-            }
-            client_left
-        }
+/// Waits until the process may have another connection, with the one in hand: a worker that
+/// waited for a client with a permit in hand would keep it from the others. `None` when the
+/// drain begins, which finishes what was accepted.
+async fn permit(worker: &Worker) -> Option<OwnedSemaphorePermit> {
+    let connections = &worker.shared.connections;
+    if let Ok(permit) = connections.clone().try_acquire_owned() {
+        return Some(permit);
+    }
+    worker.metrics.accept_paused.one();
+    tokio::select! {
+        // Both arms only wait.
+        () = worker.shared.drain.cancelled() => None,
+        permit = connections.clone().acquire_owned() => permit.ok(),
     }
 }
 
@@ -146,7 +154,7 @@ fn start(
     accepting: &Accepting,
     stream: TcpStream,
     peer: SocketAddr,
-    permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 ) {
     let open = conn::Open::new(worker.metrics.clone(), permit);
     let tls = accepting.tls.clone();

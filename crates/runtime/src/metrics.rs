@@ -24,6 +24,63 @@ const BOUNDS_US: [u64; 12] =
 
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// Where a count is among a worker's.
+type Pick = fn(&WorkerMetrics) -> &Count;
+
+/// Plain counters: name, help, and where in a worker's counts.
+const COUNTERS: [(&str, &str, Pick); 19] = [
+    ("ferrogate_runtime_client_gone", "Requests whose client left before the answer was sent", |w| {
+        &w.client_gone
+    }),
+    ("ferrogate_runtime_short_circuits", "Requests answered by a policy", |w| &w.short_circuits),
+    ("ferrogate_runtime_connections", "Client connections accepted", |w| &w.connections_opened),
+    (
+        "ferrogate_runtime_connections_spent",
+        "Connections closed for having carried as many requests as they may",
+        |w| &w.connections_spent,
+    ),
+    (
+        "ferrogate_runtime_accept_paused",
+        "Times that accepting waited because the process had as many connections as it may",
+        |w| &w.accept_paused,
+    ),
+    ("ferrogate_runtime_tls_failures", "Failed TLS handshakes with clients", |w| &w.tls_failures),
+    (
+        "ferrogate_runtime_proxy_header_failures",
+        "Connections closed because they did not begin with a PROXY header",
+        |w| &w.proxy_header_failures,
+    ),
+    ("ferrogate_runtime_tunnels", "Connections that switched to another protocol", |w| &w.tunnels_opened),
+    ("ferrogate_runtime_upstream_connections", "Connections opened to upstreams", |w| &w.upstream_opened),
+    ("ferrogate_runtime_upstream_reused", "Requests sent on a kept upstream connection", |w| {
+        &w.upstream_reused
+    }),
+    ("ferrogate_runtime_upstream_retried", "Requests sent again after a stale kept connection", |w| {
+        &w.upstream_retried
+    }),
+    ("ferrogate_runtime_upstream_retries", "Requests sent again by a retry policy", |w| &w.upstream_retries),
+    ("ferrogate_runtime_mirrored", "Copies of requests sent", |w| &w.mirrored),
+    (
+        "ferrogate_runtime_mirror_dropped",
+        "Copies not sent: too many under way, or the body was not held",
+        |w| &w.mirror_dropped,
+    ),
+    (
+        "ferrogate_runtime_access_log_dropped_lines",
+        "Access log lines dropped because the writer was behind or could not write them",
+        |w| &w.access_log_dropped_lines,
+    ),
+    // The names of contract 8.2 that say the same thing; scripts look for them.
+    ("policy_engine_requests", "Requests seen", |w| &w.requests_started),
+    ("policy_engine_short_circuits", "Requests answered by a policy", |w| &w.short_circuits),
+    ("policy_engine_route_lookup_failures", "Requests without a route", |w| {
+        &w.by_reason[Reason::RouteNotFound as usize]
+    }),
+    ("policy_engine_request_errors", "Requests failed by a policy", |w| {
+        &w.by_reason[Reason::PolicyFailed as usize]
+    }),
+];
+
 /// A counter with one writer: a load and a store, no locked instruction.
 #[derive(Default)]
 pub struct Count(AtomicU64);
@@ -45,6 +102,10 @@ pub struct WorkerMetrics {
     pub short_circuits: Count,
     /// Connections accepted.
     pub connections_opened: Count,
+    /// Connections closed for having carried as many requests as they may.
+    pub connections_spent: Count,
+    /// Times that accepting waited because the process had as many connections as it may.
+    pub accept_paused: Count,
     /// Connections closed.
     pub connections_closed: Count,
     /// Connections to upstreams opened.
@@ -141,95 +202,11 @@ impl RuntimeMetrics {
     }
 
     fn counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut plain = |name: &str, help: &str, value: u64| {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
-        };
-        plain(
-            "ferrogate_runtime_client_gone",
-            "Requests whose client left before the answer was sent",
-            self.sum(|w| w.client_gone.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_short_circuits",
-            "Requests answered by a policy",
-            self.sum(|w| w.short_circuits.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_connections",
-            "Client connections accepted",
-            self.sum(|w| w.connections_opened.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_tls_failures",
-            "Failed TLS handshakes with clients",
-            self.sum(|w| w.tls_failures.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_proxy_header_failures",
-            "Connections closed because they did not begin with a PROXY header",
-            self.sum(|w| w.proxy_header_failures.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_tunnels",
-            "Connections that switched to another protocol",
-            self.sum(|w| w.tunnels_opened.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_upstream_connections",
-            "Connections opened to upstreams",
-            self.sum(|w| w.upstream_opened.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_upstream_reused",
-            "Requests sent on a kept upstream connection",
-            self.sum(|w| w.upstream_reused.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_upstream_retried",
-            "Requests sent again after a stale kept connection",
-            self.sum(|w| w.upstream_retried.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_upstream_retries",
-            "Requests sent again by a retry policy",
-            self.sum(|w| w.upstream_retries.get()),
-        )?;
-        plain("ferrogate_runtime_mirrored", "Copies of requests sent", self.sum(|w| w.mirrored.get()))?;
-        plain(
-            "ferrogate_runtime_mirror_dropped",
-            "Copies not sent: too many under way, or the body was not held",
-            self.sum(|w| w.mirror_dropped.get()),
-        )?;
-        plain(
-            "ferrogate_runtime_access_log_dropped_lines",
-            "Access log lines dropped because the writer was behind or could not write them",
-            self.sum(|w| w.access_log_dropped_lines.get()),
-        )
-    }
-
-    /// The names of contract 8.2 that say the same thing; scripts look for them.
-    fn of_the_contract(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut plain = |name: &str, help: &str, value: u64| {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
-        };
-        plain("policy_engine_requests", "Requests seen", self.sum(|w| w.requests_started.get()))?;
-        plain(
-            "policy_engine_short_circuits",
-            "Requests answered by a policy",
-            self.sum(|w| w.short_circuits.get()),
-        )?;
-        plain(
-            "policy_engine_route_lookup_failures",
-            "Requests without a route",
-            self.sum(|w| w.by_reason[Reason::RouteNotFound as usize].get()),
-        )?;
-        plain(
-            "policy_engine_request_errors",
-            "Requests failed by a policy",
-            self.sum(|w| w.by_reason[Reason::PolicyFailed as usize].get()),
-        )
+        for (name, help, pick) in COUNTERS {
+            let counter = ConstCounter::new(self.sum(|worker| pick(worker).get()));
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
     }
 
     fn labelled(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -277,7 +254,6 @@ impl RuntimeMetrics {
 impl Collector for RuntimeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.counters(&mut encoder)?;
-        self.of_the_contract(&mut encoder)?;
         self.labelled(&mut encoder)?;
         self.histogram(&mut encoder)?;
         let open =

@@ -30,6 +30,7 @@ use crate::lkg::{LkgError, LkgOptions};
 use crate::metrics::{Gauge, RuntimeMetrics, WorkerMetrics};
 use crate::prepare::{Compiler, Upstreams};
 use crate::router::Timeouts;
+use crate::state::State;
 use crate::sync::RuntimeSink;
 use crate::tls::{self, ServerTls, TlsError};
 use crate::upstream::states::States;
@@ -155,14 +156,7 @@ impl Runtime {
         let upstreams = Upstreams { zone: config.stream.zone.clone(), states: endpoints.clone() };
         let sink = Arc::new(open_sink(&config, registry, services, upstreams, &readiness).await?);
         let state = sink.state();
-        let server_tls = config.listen.https.map(|_| ServerTls::new(&config.downstream_tls, state.clone()));
-        let server_tls = server_tls.transpose();
-        let server_tls = server_tls
-            .map_err(|source| StartError::Tls { side: "the HTTPS listener", source })?
-            .map(Arc::new);
-        let client_tls = tls::ClientTls::new(&config.upstream.tls, state.clone())
-            .map_err(|source| StartError::Tls { side: "upstreams", source })?;
-        let client_tls = Arc::new(client_tls);
+        let (server_tls, client_tls) = tls_of(&config, &state)?;
         let log_metrics = Arc::<WorkerMetrics>::default();
         let (writer, blocks) = access_log::open(&config.access_log, log_metrics.clone())?;
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -176,6 +170,7 @@ impl Runtime {
             connections: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
             drain: drain.clone(),
             stop: stop.clone(),
+            workers: count,
             config: config.clone(),
         };
         let mut metrics: Vec<Arc<WorkerMetrics>> = (0..count).map(|_| Arc::default()).collect();
@@ -390,6 +385,18 @@ impl Drop for WorkerEnd {
             std::mem::forget(self.readiness.block("a worker has ended"));
         }
     }
+}
+
+/// TLS towards clients, where they may speak it, and towards upstreams.
+fn tls_of(
+    config: &Config,
+    state: &Arc<State>,
+) -> Result<(Option<Arc<ServerTls>>, Arc<tls::ClientTls>), StartError> {
+    let fail = |side| move |source| StartError::Tls { side, source };
+    let server = config.listen.https.map(|_| ServerTls::new(&config.downstream_tls, state.clone()));
+    let server = server.transpose().map_err(fail("the HTTPS listener"))?.map(Arc::new);
+    let client = tls::ClientTls::new(&config.upstream.tls, state.clone()).map_err(fail("upstreams"))?;
+    Ok((server, Arc::new(client)))
 }
 
 async fn open_sink(

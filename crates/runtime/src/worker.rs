@@ -4,6 +4,7 @@
 //! is told to drain, then finishes what is in flight until it is told to stop. `run` starts
 //! the threads; `listener` feeds the worker connections; `request` uses what it holds.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access_log::{Blocks, FLUSH_INTERVAL, WorkerLog};
 use crate::config::{Config, ServerHeaderMode};
 use crate::dns::Dns;
+use crate::error::{Failure, Reason};
 use crate::h1::H1;
 use crate::h1::timer::TICK;
 use crate::listener::{self, Accepting};
@@ -59,6 +61,8 @@ pub struct Shared {
     pub drain: CancellationToken,
     /// Stop now.
     pub stop: CancellationToken,
+    /// How many workers there are.
+    pub workers: usize,
 }
 
 /// A worker's listening sockets, already bound.
@@ -89,6 +93,10 @@ pub struct Worker {
     pub tasks: Tasks,
     /// Our `server` value, unless the upstream's passes.
     pub server_header: Option<HeaderValue>,
+    /// Requests in flight from which on it sheds: its share of the process's limit.
+    most_in_flight: u64,
+    /// How late it came to its housekeeping last, while that is more than it may be.
+    late: Cell<Option<Duration>>,
 }
 
 /// Serves on this thread until stopped.
@@ -174,7 +182,30 @@ impl Worker {
             metrics,
             tasks,
             server_header,
+            most_in_flight: share(shared.config.limits.max_requests_in_flight, shared.workers),
+            late: Cell::default(),
             shared,
+        }
+    }
+
+    /// Refuses a new request when there are too many already, of which `counted` is this one, or
+    /// when the worker is behind with its work. What is shed costs next to nothing, so that those
+    /// taken on are still served in time.
+    ///
+    /// # Errors
+    /// When it is shed.
+    pub fn admit(&self, counted: u64) -> Result<(), Failure> {
+        let (started, ended) = (self.metrics.requests_started.get(), self.metrics.requests_ended.get());
+        let in_flight = started.saturating_sub(ended).saturating_sub(counted);
+        if in_flight >= self.most_in_flight {
+            return Err(Failure::with(Reason::Overloaded, format!("{in_flight} requests in flight")));
+        }
+        match self.late.get() {
+            None => Ok(()),
+            Some(late) => {
+                let detail = format!("the worker is {} ms late", late.as_millis());
+                Err(Failure::with(Reason::Overloaded, detail))
+            }
         }
     }
 
@@ -188,7 +219,10 @@ impl Worker {
             tokio::select! {
                 // Both arms only wait.
                 () = token.cancelled() => return,
+                // The instant is the one it was due at.
                 now = ticks.tick() => {
+                    let limit = self.shared.config.limits.max_lag;
+                    self.late.set(Some(now.elapsed()).filter(|late| limit.is_some_and(|most| *late > most)));
                     self.h1.tick(self.shared.clock.as_ref(), self.shared.drain.is_cancelled());
                     if now.duration_since(flushed) >= FLUSH_INTERVAL {
                         flushed = now;
@@ -215,4 +249,9 @@ impl Worker {
             tick.tick().await;
         }
     }
+}
+
+/// A worker's share of a limit of the process, at least one.
+fn share(whole: usize, workers: usize) -> u64 {
+    whole.div_ceil(workers.max(1)) as u64
 }

@@ -18,6 +18,8 @@ mod grpc;
 mod http2;
 #[path = "proxy/lifecycle.rs"]
 mod lifecycle;
+#[path = "proxy/limits.rs"]
+mod limits;
 #[path = "proxy/observed.rs"]
 mod observed;
 #[path = "proxy/policies.rs"]

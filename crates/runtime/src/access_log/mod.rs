@@ -60,6 +60,10 @@ pub struct Traffic {
     pub request_broken: Cell<bool>,
     /// The client is the one waited for: its body has more to come and it sends nothing.
     pub client_silent: Cell<bool>,
+    /// Body bytes that may be received.
+    pub receivable: Cell<u64>,
+    /// Why the rest of the client's body is not wanted.
+    pub refused: Cell<Option<Reason>>,
     /// When a byte last moved, in either direction.
     pub last_moved: Cell<tokio::time::Instant>,
     /// The deadline that ended the exchange while its client took nothing of the response.
@@ -88,6 +92,21 @@ pub struct Opening<'a> {
     pub asked: Asked<'a>,
     /// The gRPC call that it is, if it is one.
     pub grpc: Option<Call>,
+}
+
+impl Opening<'_> {
+    /// Of what was not read so far as to say anything.
+    #[must_use]
+    pub fn unread(log: &WorkerLog) -> Self {
+        Opening {
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            target: "",
+            version: Version::HTTP_11,
+            host: None,
+            asked: log.asked(|_| None),
+            grpc: None,
+        }
+    }
 }
 
 /// Values of headers, in the order of the format.
@@ -123,6 +142,8 @@ pub struct Record {
     pub position: Position,
     /// The status sent, once it is known.
     pub status: Option<StatusCode>,
+    /// No request may follow on its connection.
+    pub ends_connection: bool,
     /// The response reached its end.
     pub complete: bool,
     /// Why the gateway answered by itself.
@@ -202,6 +223,8 @@ impl Default for Traffic {
             request_complete: Completion::default(),
             request_broken: Cell::default(),
             client_silent: Cell::default(),
+            receivable: Cell::new(u64::MAX),
+            refused: Cell::default(),
             last_moved: Cell::new(tokio::time::Instant::now()),
             overdue: Cell::default(),
         }
@@ -245,7 +268,26 @@ impl Traffic {
         self.request_complete.at.set(None);
         self.request_broken.set(false);
         self.client_silent.set(false);
+        self.refused.set(None);
         self.overdue.set(None);
+    }
+
+    /// Counts body bytes from the client; false when they are more than wanted.
+    pub fn receive(&self, bytes: u64) -> bool {
+        self.received.set(self.received.get().saturating_add(bytes));
+        let wanted = self.received.get() <= self.receivable.get();
+        if !wanted {
+            self.refused.set(Some(Reason::RequestBodyTooLarge));
+        }
+        wanted
+    }
+
+    /// For a body that is complete only later than its bytes have come; it has the same limit.
+    #[must_use]
+    pub fn apart(&self) -> Rc<Traffic> {
+        let apart = Traffic::default();
+        apart.receivable.set(self.receivable.get());
+        Rc::new(apart)
     }
 
     /// A byte moved.
@@ -303,6 +345,7 @@ impl Record {
             route: None,
             position: Position::default(),
             status: None,
+            ends_connection: false,
             complete: false,
             reason: None,
             detail: String::new(),
@@ -370,6 +413,12 @@ impl Record {
     #[must_use]
     pub fn is_http1(&self) -> bool {
         self.version < Version::HTTP_2
+    }
+
+    /// When the request began, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn started_ms(&self) -> u64 {
+        u64::try_from(self.started_micros / 1000).unwrap_or(0)
     }
 
     /// When the request began.

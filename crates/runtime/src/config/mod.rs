@@ -114,6 +114,23 @@ pub struct Limits {
     pub max_head_bytes: usize,
     /// Headers of a request; more is answered 431.
     pub max_headers: usize,
+    /// Bytes of a request's target; more is answered 414.
+    pub max_uri_bytes: usize,
+    /// Bytes of a request's body, whoever reads it; more is answered 413. `None` is no limit:
+    /// bodies pass through and are not held.
+    pub max_request_body_bytes: Option<u64>,
+    /// Requests of a connection; the last one's answer closes it. `None` is no limit.
+    pub max_requests_per_connection: Option<u64>,
+    /// Requests in flight of the process, shared evenly between its workers; more are answered
+    /// 503 with `Retry-After` before anything is done for them.
+    pub max_requests_in_flight: usize,
+    /// A worker that comes to its work later than this sheds new requests in the same way until
+    /// it has caught up. `None` is never.
+    pub max_lag: Option<Duration>,
+    /// Requests of an HTTP/2 connection that its client takes back before they are answered; each
+    /// answered one allows it another. A client that takes back more makes work and waits for
+    /// none of it ("rapid reset"), and loses its connection (`ENHANCE_YOUR_CALM`).
+    pub max_h2_resets: u32,
     /// Concurrent HTTP/2 streams of a connection; more are refused with `REFUSED_STREAM`.
     pub max_h2_streams: u32,
     /// Bytes of a body held for a policy that needs it whole. A longer request is answered
@@ -123,7 +140,7 @@ pub struct Limits {
     pub request_decompressed_bytes: usize,
     /// The same for responses. More is answered 500.
     pub response_decompressed_bytes: usize,
-    /// From a head's first byte to its last. A slower client is disconnected.
+    /// From a head's first byte to its last. A slower one is answered 408.
     pub head_timeout: Duration,
     /// A connection without a request for this long is closed.
     pub idle_timeout: Duration,
@@ -346,6 +363,12 @@ impl Default for Limits {
             max_connections: 100_000,
             max_head_bytes: 64 * 1024,
             max_headers: 100,
+            max_uri_bytes: 16 * 1024,
+            max_request_body_bytes: None,
+            max_requests_per_connection: None,
+            max_requests_in_flight: 50_000,
+            max_lag: Some(Duration::from_secs(2)),
+            max_h2_resets: 100,
             max_h2_streams: 256,
             body_buffer_bytes: 1024 * 1024,
             request_decompressed_bytes: 10 * 1024 * 1024,

@@ -173,6 +173,19 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             1 << 24,
         ),
         max_headers: ranged(reader, "runtime.limits.max_headers", default.max_headers, 1, 10_000),
+        max_uri_bytes: ranged(reader, "runtime.limits.max_uri_bytes", default.max_uri_bytes, 256, 65_534),
+        max_request_body_bytes: number_or_off(reader, "runtime.limits.max_request_body_bytes"),
+        max_requests_per_connection: number_or_off(reader, "runtime.limits.max_requests_per_connection"),
+        max_requests_in_flight: ranged(
+            reader,
+            "runtime.limits.max_requests_in_flight",
+            default.max_requests_in_flight,
+            1,
+            10_000_000,
+        ),
+        max_lag: max_lag(reader, default.max_lag),
+        max_h2_resets: u32::try_from(ranged(reader, "runtime.limits.max_h2_resets", 100, 1, 100_000))
+            .unwrap_or(default.max_h2_resets),
         max_h2_streams: u32::try_from(ranged(reader, "runtime.limits.max_h2_streams", 256, 1, 100_000))
             .unwrap_or(default.max_h2_streams),
         body_buffer_bytes: ranged(
@@ -213,6 +226,13 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             MILLISECOND..=HOUR,
         ),
     }
+}
+
+/// Zero switches it off.
+fn max_lag(reader: &mut Reader<'_>, default: Option<Duration>) -> Option<Duration> {
+    let key = "runtime.limits.max_lag";
+    Some(reader.duration(key, default.unwrap_or_default(), Duration::ZERO..=HOUR))
+        .filter(|lag| !lag.is_zero())
 }
 
 fn downstream_tls(reader: &mut Reader<'_>) -> DownstreamTls {
@@ -396,6 +416,11 @@ fn versions(reader: &mut Reader<'_>, minimum: &str, maximum: &str) -> (TlsVersio
 fn time_or_off(reader: &mut Reader<'_>, key: &str, default: Duration) -> Duration {
     let time = reader.duration(key, default, Duration::ZERO..=DAY);
     if time.is_zero() { DAY } else { time }
+}
+
+/// No limit unless set; zero is none as well.
+fn number_or_off(reader: &mut Reader<'_>, key: &str) -> Option<u64> {
+    Some(reader.integer(key, 0, 0..=1 << 50)).filter(|number| *number > 0)
 }
 
 fn size(reader: &mut Reader<'_>, key: &str, default: usize, most: u64) -> usize {

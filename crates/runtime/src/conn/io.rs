@@ -7,22 +7,21 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
+use uuid::Uuid;
+
+use crate::error::{Failure, OwnAnswer};
 
 /// The first bytes of HTTP/2 by prior knowledge; no HTTP/1 method begins so.
 const H2_PREFACE: &[u8] = b"PRI";
-
-/// Requests that a client of HTTP/2 may take back before they are answered. Every answered one
-/// allows it another; a client that takes back more makes work and waits for none of it
-/// ("rapid reset"), and its connection is closed.
-const MAX_TAKEN_BACK: u32 = 100;
 
 /// No head has begun.
 const NONE: u64 = u64::MAX;
@@ -55,8 +54,15 @@ pub struct Activity {
     protocol: AtomicU8,
     /// When the client last took something that had waited for it; `NONE` before.
     written: AtomicU64,
-    /// How many more requests the client may take back.
+    /// How many requests it has carried.
+    served: AtomicU64,
+    /// It carries no more after this one.
+    spent: Notify,
+    /// The id under which a head that took too long was answered.
+    slow_head: OnceLock<Option<Uuid>>,
+    /// How many more requests the client may take back, and how many at most.
     patience: AtomicU32,
+    most_patience: u32,
 }
 
 /// Marks a request as in flight on its connection.
@@ -75,9 +81,10 @@ pub struct TimedIo<S> {
 }
 
 impl Activity {
-    /// `h2` when ALPN settled the protocol already.
+    /// `h2` when ALPN settled the protocol already; `served` requests were before; `patience` is
+    /// how many the client may take back.
     #[must_use]
-    pub fn new(h2: Option<bool>) -> Arc<Activity> {
+    pub fn new(h2: Option<bool>, served: u64, patience: u32) -> Arc<Activity> {
         let protocol = h2.map_or(UNKNOWN, |h2| if h2 { HTTP2 } else { HTTP1 });
         Arc::new(Activity {
             born: Instant::now(),
@@ -86,7 +93,11 @@ impl Activity {
             head_began: AtomicU64::new(NONE),
             protocol: AtomicU8::new(protocol),
             written: AtomicU64::new(NONE),
-            patience: AtomicU32::new(MAX_TAKEN_BACK),
+            served: AtomicU64::new(served),
+            spent: Notify::new(),
+            slow_head: OnceLock::new(),
+            patience: AtomicU32::new(patience),
+            most_patience: patience,
         })
     }
 
@@ -95,6 +106,7 @@ impl Activity {
     pub fn enter(self: &Arc<Activity>) -> InFlight {
         self.head_began.store(NONE, Relaxed);
         self.in_flight.store(self.in_flight.load(Relaxed).saturating_add(1), Relaxed);
+        self.served.store(self.served.load(Relaxed).saturating_add(1), Relaxed);
         InFlight { activity: self.clone(), answered: false }
     }
 
@@ -102,6 +114,27 @@ impl Activity {
     #[must_use]
     pub fn is_h2(&self) -> bool {
         self.protocol.load(Relaxed) == HTTP2
+    }
+
+    /// Whether the request that has just begun is the last one of at most `most`.
+    #[must_use]
+    pub fn is_last(&self, most: Option<u64>) -> bool {
+        let last = most.is_some_and(|most| self.served.load(Relaxed) >= most);
+        if last {
+            self.spent.notify_one();
+        }
+        last
+    }
+
+    /// Waits until the last request has begun.
+    pub async fn spent(&self) {
+        self.spent.notified().await;
+    }
+
+    /// Whether the connection ended because a head took too long; then with its error id.
+    #[must_use]
+    pub fn slow_head(&self) -> Option<Option<Uuid>> {
+        self.slow_head.get().copied()
     }
 
     /// When the client last took something that had waited for it.
@@ -159,8 +192,11 @@ impl Drop for InFlight {
         activity.last.store(activity.now(), Relaxed);
         activity.in_flight.store(activity.in_flight.load(Relaxed).saturating_sub(1), Relaxed);
         let patience = activity.patience.load(Relaxed);
-        let left =
-            if self.answered { (patience + 1).min(MAX_TAKEN_BACK) } else { patience.saturating_sub(1) };
+        let left = if self.answered {
+            patience.saturating_add(1).min(activity.most_patience)
+        } else {
+            patience.saturating_sub(1)
+        };
         activity.patience.store(left, Relaxed);
     }
 }
@@ -195,6 +231,23 @@ impl<S> TimedIo<S> {
         false
     }
 
+    /// Tells a client of HTTP/1 whose head took too long, as far as its socket takes it at once:
+    /// the codec has nothing to answer yet.
+    fn refuse_slow_head(&mut self, cx: &mut Context<'_>)
+    where
+        S: AsyncWrite + Unpin,
+    {
+        if self.activity.head_began.load(Relaxed) == NONE {
+            return;
+        }
+        let (answer, id) = Failure::slow_head().answer();
+        if self.activity.slow_head.set(id).is_ok()
+            && Pin::new(&mut self.inner).poll_write(cx, &written(&answer)).is_ready()
+        {
+            drop(Pin::new(&mut self.inner).poll_flush(cx));
+        }
+    }
+
     /// Called when a write must wait: whether the client has stalled for too long.
     fn stalled(&mut self, cx: &mut Context<'_>) -> bool {
         let stall = self.deadlines.write_stall;
@@ -217,7 +270,17 @@ impl<S> TimedIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
+/// An answer as bytes of HTTP/1.1.
+fn written(answer: &OwnAnswer) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", answer.status, answer.body.len());
+    for (name, value) in &answer.headers {
+        text.extend([name.as_str(), ": ", value.to_str().unwrap_or_default(), "\r\n"]);
+    }
+    text.push_str("\r\n");
+    [text.as_bytes(), &answer.body].concat()
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TimedIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -234,7 +297,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending if this.overdue(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending if this.overdue(cx) => {
+                this.refuse_slow_head(cx);
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

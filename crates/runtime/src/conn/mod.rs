@@ -127,17 +127,19 @@ where
     let config = &worker.shared.config;
     // What upstreams are told of the proxies in front is written over hyper's heads only.
     let own = config.http1_codec == Http1Codec::Own && config.forwarding == Forwarding::default();
-    let (stream, read) = if own && h2 != Some(true) {
+    let (stream, read, carried) = if own && h2 != Some(true) {
         let peer = arrival::Peer { address, https: h2.is_some() };
         match connection::serve(worker.clone(), stream, peer, last_request).await {
-            Some(Handover { stream, read }) => (stream, read),
+            Some(Handover { stream, read, carried }) => (stream, read, carried),
             None => return,
         }
     } else {
-        (stream, Bytes::new())
+        (stream, Bytes::new(), 0)
     };
     // In a box of its own: what hyper needs is large, and most connections never need it.
-    Box::pin(through_hyper(worker, Rewound::new(read, stream), address, h2, open)).await;
+    let activity = Activity::new(h2, carried, config.limits.max_h2_resets);
+    let peer = Rc::new(Peer { address, https: h2.is_some(), activity, _open: open });
+    Box::pin(through_hyper(worker.clone(), Rewound::new(read, stream), peer)).await;
 }
 
 /// hyper's codecs, within these limits.
@@ -154,24 +156,20 @@ fn codec(worker: &Worker, limits: &Limits) -> auto::Builder<LocalExecutor> {
         .enable_connect_protocol()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_h2_streams)
+        .max_pending_accept_reset_streams(usize::try_from(limits.max_h2_resets).ok())
+        .max_local_error_reset_streams(usize::try_from(limits.max_h2_resets).ok())
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
     builder
 }
 
 /// A connection on hyper, to its end.
-async fn through_hyper<S>(
-    worker: Rc<Worker>,
-    stream: Rewound<S>,
-    address: IpAddr,
-    h2: Option<bool>,
-    open: Open,
-) where
+async fn through_hyper<S>(worker: Rc<Worker>, stream: Rewound<S>, peer: Rc<Peer>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let last_request = LAST_REQUEST.min(worker.shared.config.drain_deadline / 10);
     let limits = &worker.shared.config.limits;
-    let activity = Activity::new(h2);
-    let peer = Rc::new(Peer { address, https: h2.is_some(), activity: activity.clone(), _open: open });
+    let (activity, address) = (peer.activity.clone(), peer.address);
     let deadlines = Deadlines {
         head: limits.head_timeout,
         idle: limits.idle_timeout,
@@ -180,19 +178,27 @@ async fn through_hyper<S>(
     let io = TokioIo::new(TimedIo::new(stream, activity.clone(), deadlines));
     let builder = codec(&worker, limits);
     let drain = worker.shared.drain.clone();
+    let serving = worker.clone();
     let service = service_fn(move |request| {
-        let (worker, peer) = (worker.clone(), peer.clone());
+        let (worker, peer) = (serving.clone(), peer.clone());
         async move { Ok::<_, Infallible>(request::serve(worker, peer, request).await) }
     });
     let last_taken = || activity.last_written();
     let serving = pin!(builder.serve_connection_with_upgrades(io, service));
     // Of HTTP/1 only: each stream of HTTP/2 is a task of its own, and watched there.
     let mut connection = Bounded::new(serving, &last_taken);
+    let ending = async {
+        tokio::select! {
+            // Both arms only wait.
+            () = drain.cancelled() => {}
+            () = activity.spent() => worker.metrics.connections_spent.one(),
+        }
+    };
     let result = tokio::select! {
         biased;
         // Polled in place, not dropped, when the drain begins.
         result = &mut connection => result,
-        () = drain.cancelled() => {
+        () = ending => {
             // HTTP/2 tells its client which requests still count. An HTTP/1 client learns it with
             // its next answer; a connection on which none comes closes a little later.
             let waited = if activity.is_h2() { Duration::ZERO } else { last_request };
@@ -205,6 +211,9 @@ async fn through_hyper<S>(
             }
         }
     };
+    if let Some(id) = activity.slow_head() {
+        request::note_slow_head(&worker, address, id);
+    }
     match result {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, client = %address, "a client connection ended"),

@@ -129,6 +129,11 @@ impl<'b> Arrived<'b> {
         if let Some(health) = inbound::health(path) {
             return Ok(Found::Health(health));
         }
+        worker.admit(0)?;
+        inbound::within(self.target.len(), worker.h1.max_target)?;
+        if let Ok(Framing::Length(length)) = self.framing {
+            inbound::announced(length, worker.h1.max_body)?;
+        }
         if path.contains('`') {
             return Err(bad("the path has characters that must be escaped"));
         }

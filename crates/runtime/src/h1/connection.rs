@@ -35,6 +35,8 @@ pub struct Handover<S> {
     pub stream: S,
     /// Bytes that were read and belong to it.
     pub read: Bytes,
+    /// How many requests it has carried.
+    pub carried: u64,
 }
 
 /// A client connection.
@@ -42,6 +44,8 @@ struct Connection<S> {
     intake: Intake<S>,
     peer: Peer,
     traffic: Rc<Traffic>,
+    /// How many requests it has carried.
+    carried: u64,
 }
 
 /// What came of a request.
@@ -69,7 +73,7 @@ where
 {
     let alarm = worker.h1.ticker.alarm();
     let intake = Intake { worker, stream, alarm, input: None, last_request: Span::of(last_request) };
-    let mut connection = Connection { intake, peer, traffic: Rc::default() };
+    let mut connection = Connection { intake, peer, traffic: Rc::default(), carried: 0 };
     loop {
         let mut lists = connection.intake.worker.h1.stock.take_lists();
         let end = match connection.intake.next_head(&mut lists).await {
@@ -90,7 +94,7 @@ where
                 let read =
                     input.as_ref().map_or_else(Bytes::new, |read| Bytes::copy_from_slice(read.filled()));
                 worker.h1.stock.give(input);
-                return Some(Handover { stream, read });
+                return Some(Handover { stream, read, carried: connection.carried });
             }
         }
     }
@@ -99,7 +103,7 @@ where
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Serves the request whose head was parsed into `lists`.
     async fn request(&mut self, head: &RequestHead, lists: Lists) -> End {
-        let Connection { intake: Intake { worker, stream, alarm, input, .. }, peer, traffic } = self;
+        let Connection { intake: Intake { worker, stream, alarm, input, .. }, peer, traffic, carried } = self;
         let started = Instant::now();
         let (raw, surplus) =
             input.as_ref().and_then(|input| input.filled().split_at_checked(head.end)).unwrap_or_default();
@@ -107,18 +111,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if arrived.is_unusual() {
             return End::Unusual;
         }
-        let Arrived { terms, framing, expects, target, .. } = arrived;
+        let Arrived { mut terms, framing, expects, target, .. } = arrived;
         let opening = opening(worker, &arrived);
         let mut position = Position::default();
         let found = arrived.find(worker, peer.https, &mut position);
         if matches!(found, Found::Unusual) {
             return End::Unusual;
         }
-        let now_micros = worker.shared.clock.now_micros();
-        traffic.restart();
-        let mut record = Record::open(worker.log.clone(), started, now_micros, opening, traffic.clone());
+        terms.close |= is_last(worker, carried);
+        let mut record = begin(worker, peer, traffic, started, opening);
         record.position = position;
-        record.client = Some(peer.address);
         let body = framing.map_or(None, |framing| framing.contained(surplus));
         let due = Due::new(alarm, started, found.timeouts(), worker.h1.write_stall);
         let mut wires = Wires::new(worker, stream, alarm, due, body.is_some());
@@ -139,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     request_id,
                     original_path: target.as_bytes(),
                     client: peer.address,
-                    now_ms: u64::try_from(now_micros / 1000).unwrap_or(0),
+                    now_ms: record.started_ms(),
                     terms,
                 };
                 exchange::proxy(&mut wires, routed, &mut sent, &mut record).await
@@ -171,20 +173,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Answers what is no request.
     async fn refuse(&mut self, failure: &Failure) -> End {
-        let Connection { intake: Intake { worker, stream, alarm, .. }, peer, traffic } = self;
-        let opening = Opening {
-            method: Method::from_bytes(b"-").unwrap_or_default(),
-            target: "",
-            version: http::Version::HTTP_11,
-            host: None,
-            asked: worker.log.asked(|_| None),
-            grpc: None,
-        };
-        let (started, now_micros) = (Instant::now(), worker.shared.clock.now_micros());
-        traffic.restart();
-        let mut record = Record::open(worker.log.clone(), started, now_micros, opening, traffic.clone());
+        let Connection { intake: Intake { worker, stream, alarm, .. }, peer, traffic, .. } = self;
+        let opening = Opening::unread(&worker.log);
+        let started = Instant::now();
+        let mut record = begin(worker, peer, traffic, started, opening);
         record.position = worker.shared.state.load().position;
-        record.client = Some(peer.address);
         let due = Due::new(alarm, started, &NO_TIMEOUTS, worker.h1.write_stall);
         let mut wires = Wires::new(worker, stream, alarm, due, false);
         let terms = Terms { version: Version::Http11, head_only: false, trailers: false, close: true };
@@ -205,6 +198,30 @@ impl Found<'_> {
             Found::Health(_) | Found::Failed(_) | Found::Unusual => &NO_TIMEOUTS,
         }
     }
+}
+
+/// Counts a request, and says whether its connection may carry no other.
+fn is_last(worker: &Worker, carried: &mut u64) -> bool {
+    *carried += 1;
+    let last = *carried >= worker.h1.max_requests;
+    if last {
+        worker.metrics.connections_spent.one();
+    }
+    last
+}
+
+fn begin(
+    worker: &Worker,
+    peer: &Peer,
+    traffic: &Rc<Traffic>,
+    started: Instant,
+    opening: Opening<'_>,
+) -> Record {
+    traffic.restart();
+    let now_micros = worker.shared.clock.now_micros();
+    let mut record = Record::open(worker.log.clone(), started, now_micros, opening, traffic.clone());
+    record.client = Some(peer.address);
+    record
 }
 
 fn opening<'b>(worker: &Worker, arrived: &Arrived<'b>) -> Opening<'b> {

@@ -153,7 +153,8 @@ where
         here
     });
     let chunked = routed.framing == Framing::Chunked;
-    wires.upload = Flow::new(out, routed.framing, chunked, here).with_trailers(true);
+    let limit = wires.worker.h1.max_body;
+    wires.upload = Flow::new(out, routed.framing, chunked, here).with_trailers(true).with_limit(limit);
     *sent = true;
     let repeat = !has_body && matches!(routed.head.method(), "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS");
     let answered = wires.send(endpoint, target.connect_timeout, repeat, incoming).await?;

@@ -31,6 +31,8 @@ pub struct Flow {
     chunked: bool,
     /// Whether trailers may pass.
     trailers: bool,
+    /// The most bytes of the body that may pass, where their number is not told beforehand.
+    limit: u64,
     /// Some of the body was used.
     begun: bool,
     /// A byte was written.
@@ -67,6 +69,8 @@ pub enum Broken {
     Sender(String),
     /// What the sender framed is not acceptable.
     Malformed(&'static str),
+    /// The body is longer than allowed.
+    TooLong,
     /// The receiver's stream failed.
     Receiver(io::Error),
 }
@@ -90,6 +94,7 @@ impl Flow {
             source,
             chunked,
             trailers: false,
+            limit: u64::MAX,
             begun: false,
             sent: false,
             unflushed: false,
@@ -105,6 +110,13 @@ impl Flow {
     #[must_use]
     pub fn with_trailers(mut self, pass: bool) -> Flow {
         self.trailers = pass;
+        self
+    }
+
+    /// Lets so many bytes of a body in chunks pass; more break it.
+    #[must_use]
+    pub fn with_limit(mut self, bytes: u64) -> Flow {
+        self.limit = bytes;
         self
     }
 
@@ -325,6 +337,9 @@ impl Flow {
                 self.out.extend_from_slice(data);
             }
             self.moved += step.data as u64;
+            if self.moved > self.limit {
+                return Err(Broken::TooLong);
+            }
             input.consume(step.skip + step.data);
         }
         if decoder.is_done() {
@@ -347,6 +362,7 @@ impl From<Broken> for String {
         match broken {
             Broken::Sender(text) => text,
             Broken::Malformed(text) => text.to_owned(),
+            Broken::TooLong => "the body is longer than allowed".to_owned(),
             Broken::Receiver(error) => error.to_string(),
         }
     }

@@ -73,7 +73,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
                     let fresh = bytes.get(looked_at..).unwrap_or_default();
                     if looked_at == 0 || memchr::memchr(b'\n', fresh).is_some() {
                         match parse::request(bytes, limits, &mut lists.lines) {
-                            Ok(Some(head)) => return Poll::Ready(Next::Head(head)),
+                            Ok(Some(head)) if head.end <= config.max_head_bytes => {
+                                return Poll::Ready(Next::Head(head));
+                            }
+                            Ok(Some(_)) => return Poll::Ready(Next::Refused(too_large())),
                             Ok(None) => {}
                             Err(refusal) => return Poll::Ready(Next::Refused(refused(refusal))),
                         }
@@ -81,8 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
                     looked_at = bytes.len();
                     let full = looked_at >= config.max_head_bytes;
                     if full || !buffer.make_room(config.max_head_bytes) {
-                        let failure = Failure::with(Reason::RequestHeadTooLarge, "the head is too long");
-                        return Poll::Ready(Next::Refused(failure));
+                        return Poll::Ready(Next::Refused(too_large()));
                     }
                     began.get_or_insert_with(|| ticker.now());
                 }
@@ -102,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
                 return Poll::Pending;
             }
             Poll::Ready(match began {
-                Some(_) => Next::Refused(Failure::with(Reason::RequestTimeout, "the head took too long")),
+                Some(_) => Next::Refused(Failure::slow_head()),
                 None => Next::Closed,
             })
         })
@@ -165,6 +167,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
         .await;
         stock.give(input.take());
     }
+}
+
+fn too_large() -> Failure {
+    Failure::with(Reason::RequestHeadTooLarge, "the head is too long")
 }
 
 fn refused(refusal: Refusal) -> Failure {

@@ -59,6 +59,12 @@ pub struct H1 {
     pub idle_timeout: Span,
     /// Without the client taking a byte that waits for it.
     pub write_stall: Span,
+    /// Bytes of a request's target.
+    pub max_target: usize,
+    /// Bytes of a request's body.
+    pub max_body: u64,
+    /// Requests of a connection.
+    pub max_requests: u64,
 }
 
 impl H1 {
@@ -74,6 +80,9 @@ impl H1 {
             head_timeout: Span::of(config.limits.head_timeout),
             idle_timeout: Span::of(config.limits.idle_timeout),
             write_stall: Span::of(config.limits.write_stall_timeout),
+            max_target: config.limits.max_uri_bytes,
+            max_body: config.limits.max_request_body_bytes.unwrap_or(u64::MAX),
+            max_requests: config.limits.max_requests_per_connection.unwrap_or(u64::MAX),
         }
     }
 

@@ -266,7 +266,11 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
                 self.refused = true;
                 None
             }
-            Poll::Ready(Err(broken)) => Some(Failure::with(Reason::RequestBodyBroken, String::from(broken))),
+            Poll::Ready(Err(broken)) => {
+                let too_long = matches!(broken, Broken::TooLong);
+                let reason = if too_long { Reason::RequestBodyTooLarge } else { Reason::RequestBodyBroken };
+                Some(Failure::with(reason, String::from(broken)))
+            }
         }
     }
 

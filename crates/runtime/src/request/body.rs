@@ -68,7 +68,8 @@ pub async fn gather(
     let mut body = ClientBody::new(incoming, traffic.clone());
     let mut gathered = BytesMut::new();
     while let Some(frame) = deadlines.bound(traffic, body.frame()).await? {
-        let frame = frame.map_err(|error| Failure::with(Reason::RequestBodyBroken, error))?;
+        let broken = || traffic.refused.get().unwrap_or(Reason::RequestBodyBroken);
+        let frame = frame.map_err(|error| Failure::with(broken(), error))?;
         if let Ok(data) = frame.into_data() {
             if gathered.len().saturating_add(data.len()) > limit {
                 return Err(too_large());

@@ -79,6 +79,25 @@ pub fn target(parts: &mut Parts, rules: PathRules) -> Result<Target, Failure> {
     Ok(Target { text, path_bytes, authority })
 }
 
+/// Whether a target is short enough.
+///
+/// # Errors
+/// When it is not.
+pub fn within(bytes: usize, most: usize) -> Result<(), Failure> {
+    if bytes <= most { Ok(()) } else { Err(Failure::with(Reason::UriTooLong, format!("{bytes} bytes"))) }
+}
+
+/// Whether a body that tells its length is short enough.
+///
+/// # Errors
+/// When it is not.
+pub fn announced(bytes: u64, most: u64) -> Result<(), Failure> {
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(Failure::with(Reason::RequestBodyTooLarge, format!("{bytes} bytes are announced")))
+}
+
 /// A path as it is matched, and its length: borrowed, and then without its query, when it is
 /// the client's own; owned with the query when it had to change.
 ///

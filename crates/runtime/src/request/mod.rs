@@ -14,14 +14,16 @@ mod walk;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ferrogate_model::Position;
 use ferrogate_policy::{BodyNeed, Chain};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
+use uuid::Uuid;
 
-use crate::access_log::Record;
+use crate::access_log::{Opening, Record};
 use crate::conn::Peer;
 use crate::error::{Failure, Reason};
 use crate::forwarded::{self, Arrival};
@@ -54,10 +56,15 @@ pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming
     let now = worker.shared.clock.now_micros();
     let mut record = Box::new(Record::begin(worker.log.clone(), now, &parts));
     record.client = Some(peer.address);
+    let limits = &worker.shared.config.limits;
+    record.traffic.receivable.set(limits.max_request_body_bytes.unwrap_or(u64::MAX));
+    record.ends_connection = peer.activity.is_last(limits.max_requests_per_connection);
 
     let draft = match inbound::health(parts.uri.path()) {
         Some(health) => Draft::of_health(health, worker.shared.readiness.is_ready()),
-        None => match find(&worker, &peer, parts, offer, &mut record) {
+        None => match admit(&worker, &parts, &body)
+            .and_then(|()| find(&worker, &peer, parts, offer, &mut record))
+        {
             Ok(routed) if routed.streams() => {
                 return streamed::serve(worker, routed, body, record, in_flight).await;
             }
@@ -80,6 +87,26 @@ pub async fn serve(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<Incoming
         }
         source => response.map(|_| ResponseBody::new(source, Some(record), in_flight)),
     }
+}
+
+/// Leaves the line of a head that took so long that hyper never saw it whole; its client was
+/// told so under this error id.
+pub fn note_slow_head(worker: &Worker, client: IpAddr, id: Option<Uuid>) {
+    let (now, opening) = (worker.shared.clock.now_micros(), Opening::unread(&worker.log));
+    let mut record = Record::open(worker.log.clone(), Instant::now(), now, opening, Rc::default());
+    record.position = worker.shared.state.load().position;
+    record.client = Some(client);
+    record.fail(&Failure::slow_head(), id);
+    record.status = Some(Reason::RequestTimeout.status());
+}
+
+/// What can be refused before anything is done for the request.
+fn admit(worker: &Worker, parts: &Parts, body: &Incoming) -> Result<(), Failure> {
+    let limits = &worker.shared.config.limits;
+    worker.admit(1)?;
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    inbound::within(target, limits.max_uri_bytes)?;
+    inbound::announced(body.size_hint().lower(), limits.max_request_body_bytes.unwrap_or(u64::MAX))
 }
 
 /// From the request's head to its route: checks, normalisation, one look into one snapshot.

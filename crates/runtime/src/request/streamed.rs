@@ -265,12 +265,7 @@ async fn stream<'a>(
                 return;
             }
         };
-        // Trailers end the body: the policies must have their last word before they go out.
-        let (mut bytes, trailers, last) = match frame.map(Frame::into_data) {
-            Some(Ok(bytes)) => (bytes, None, false),
-            Some(Err(trailers)) => (Bytes::new(), Some(trailers), true),
-            None => (Bytes::new(), None, true),
-        };
+        let (mut bytes, trailers, last) = parted(frame);
         if let Err(fault) = open(&mut upstream.codec, &mut bytes, last) {
             record.fail(&undecoded(fault, Reason::ResponseBodyInflated, Reason::UpstreamProtocol), None);
             let _gone = pump.beside(frames.send(Err(BodyError::Stopped))).await;
@@ -322,24 +317,22 @@ async fn pump<'a>(
     let limit = walk.worker.shared.config.limits.request_decompressed_bytes;
     let mut codec = coding.map(|coding| Stream::new(coding, named, limit));
     // Complete only when the policies are through as well.
-    let own = Rc::new(Traffic::default());
+    let own = traffic.apart();
     let mut body = ClientBody::new(incoming, own.clone());
     loop {
         let frame = next_frame(&mut body, traffic).await;
         traffic.moved();
         traffic.received.set(own.received.get());
-        let (mut bytes, trailers, last) = match frame {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) => (bytes, None, false),
-                Err(trailers) => (Bytes::new(), Some(trailers), true),
-            },
-            Some(Err(error)) => {
+        let frame = match frame.transpose() {
+            Ok(frame) => frame,
+            Err(error) => {
                 traffic.request_broken.set(true);
+                traffic.refused.set(own.refused.get());
                 let _gone = to_upstream.send(Err(error)).await;
                 return;
             }
-            None => (Bytes::new(), None, true),
         };
+        let (mut bytes, trailers, last) = parted(frame);
         if let Err(fault) = open(&mut codec, &mut bytes, last) {
             let failure = undecoded(fault, Reason::RequestBodyInflated, Reason::RequestBodyBroken);
             stopped.replace(Some(Err(failure)));
@@ -378,6 +371,16 @@ async fn pump<'a>(
             traffic.request_complete.set(true);
             return;
         }
+    }
+}
+
+/// A frame's bytes, its trailers, and whether it is the last. Trailers end the body: the
+/// policies must have their last word before they go out.
+fn parted(frame: Option<Frame<Bytes>>) -> (Bytes, Option<Frame<Bytes>>, bool) {
+    match frame.map(Frame::into_data) {
+        Some(Ok(bytes)) => (bytes, None, false),
+        Some(Err(trailers)) => (Bytes::new(), Some(trailers), true),
+        None => (Bytes::new(), None, true),
     }
 }
 

@@ -129,7 +129,7 @@ impl Draft {
                 self.head.headers.insert(SERVER, value.clone());
             }
         }
-        if worker.shared.drain.is_cancelled() && record.is_http1() {
+        if (record.ends_connection || worker.shared.drain.is_cancelled()) && record.is_http1() {
             self.head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.settle_framing(record.method());

@@ -24,6 +24,9 @@ pub enum BodyError {
     /// A deadline passed between two chunks.
     #[error("the body took too long")]
     TimedOut,
+    /// It is longer than allowed.
+    #[error("the body is longer than allowed")]
+    TooLarge,
     /// A policy stopped it.
     #[error("a policy stopped the body")]
     Stopped,
@@ -68,7 +71,10 @@ impl Body for ClientBody {
         match &frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                self.traffic.received.set(self.traffic.received.get().saturating_add(bytes as u64));
+                if !self.traffic.receive(bytes as u64) {
+                    self.traffic.request_broken.set(true);
+                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                }
                 // A body of known length is complete with its last byte; nobody polls again.
                 if self.incoming.is_end_stream() {
                     self.traffic.request_complete.set(true);

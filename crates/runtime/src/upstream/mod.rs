@@ -252,7 +252,9 @@ async fn attempt(
 }
 
 fn classify(error: &hyper::Error, traffic: &Traffic) -> Failure {
-    let reason = if traffic.request_broken.get() {
+    let reason = if let Some(refused) = traffic.refused.get() {
+        refused
+    } else if traffic.request_broken.get() {
         // The exchange failed because the client broke off its own body.
         Reason::RequestBodyBroken
     } else if error.is_parse() || lease::cause(error).is_some_and(h2::Error::is_library) {

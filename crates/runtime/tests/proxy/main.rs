@@ -14,6 +14,7 @@ mod forwarding;
 mod grpc;
 mod http2;
 mod lifecycle;
+mod limits;
 mod observed;
 mod policies;
 mod steering;

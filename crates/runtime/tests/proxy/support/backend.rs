@@ -140,6 +140,12 @@ async fn answer(request: Request<Incoming>, gate: &Semaphore) -> Response<Body> 
     if path.contains("/gate") {
         gate.acquire().await.expect("an open gate").forget();
     }
+    if path.contains("/turn") {
+        // One at a time, a while each: an upstream with a capacity.
+        let turn = gate.acquire().await.expect("an open gate");
+        tokio::time::sleep(std::time::Duration::from_millis(number as u64)).await;
+        drop(turn);
+    }
     if path.contains("/never") {
         std::future::pending::<()>().await;
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A policy that does what its parameters say, one thing at a time, in every phase there is.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use ferrogate_policy::{
     Answer, Attachment, BodyNeed, CompileError, Definition, Exchange, Hooks, Phases, Policy, PolicyError,
@@ -67,6 +69,13 @@ impl Hooks for Doing {
             "answer" => return Ok(answer(&self.value)),
             "outbound" => return Ok(Verdict::Ask),
             "fail" => return Err(PolicyError("secret detail".to_owned())),
+            // Keeps the worker busy.
+            "block" => {
+                let until = Instant::now() + Duration::from_millis(self.value.parse().expect("a number"));
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+            }
             "upstream" => exchange.upstream = Some(self.value.clone()),
             "path" => head.set_path_and_query(self.value.clone()),
             "host" => head.set_upstream_authority(value(&self.value)),
