@@ -13,7 +13,6 @@ use clap::Args;
 use crate::figure::{Figure, Rounds};
 use crate::load::{self, Plan};
 use crate::peers::{self, Ground, Kind, Peer};
-use crate::process::Pinned;
 use crate::report;
 use crate::scenario::{SCENARIOS, Scenario, Traffic};
 
@@ -45,19 +44,12 @@ pub struct Options {
 
 /// Measures and reports.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        eprintln!("note: a TLS provider is installed already");
-    }
     let cores = std::thread::available_parallelism()?.get();
     ensure!(cores >= 2, "the proxy and its load need a core each");
     let (core, other_core) = (0, cores - 1);
     let dir = tempfile::tempdir()?;
     let (certificate, key) = peers::certificate(other_core, dir.path()).await?;
-    let backend = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let own = std::env::current_exe()?;
-    let args = ["backend".to_owned(), backend.to_string()];
-    let mut upstream = Pinned::start(other_core, &own, &args, &dir.path().join("backend.log"))?;
-    upstream.listening(backend).await?;
+    let (backend, _upstream) = peers::backend(other_core, dir.path()).await?;
     let ground = Ground {
         core,
         other_core,

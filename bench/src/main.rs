@@ -6,6 +6,7 @@
 
 mod backend;
 mod compare;
+mod count;
 mod ext_proc;
 mod figure;
 mod load;
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Measure every proxy in interleaved rounds and write the tables and the plot
     Compare(compare::Options),
+    /// Count the instructions of a request under callgrind
+    Count(count::Options),
     /// Answer every request with 1 KiB, `…/big` with 1 MiB, on one thread
     Backend {
         /// Where to listen
@@ -50,10 +53,14 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     process::raise_file_limit();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("note: a TLS provider is installed already");
+    }
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     executor.block_on(async {
         match Cli::parse().command {
             Command::Compare(options) => compare::run(&options).await,
+            Command::Count(options) => count::run(&options).await,
             Command::Backend { address } => backend::serve(address).await,
             Command::ExtProc { socket } => ext_proc::serve(&socket).await,
             Command::Idle { address, count } => load::idle::hold(address, count).await,

@@ -53,6 +53,21 @@ impl Pinned {
         Ok(())
     }
 
+    /// Asks the process to end in its own way, and waits until it has.
+    pub async fn end(mut self, limit: Duration) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.with_context(|| format!("{} has no process id", self.name))?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let deadline = Instant::now() + limit;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("{} does not end", self.name);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
     /// Processor time so far, of all its threads and children, in nanoseconds.
     pub fn cpu_nanos(&self) -> anyhow::Result<u64> {
         let mut total = 0;

@@ -5,6 +5,7 @@
 
 mod bench;
 mod chaos;
+mod cost;
 mod fuzz;
 mod measure;
 mod postgres;
@@ -44,6 +45,12 @@ enum Task {
         /// Passed on to the comparison: --rounds N, --seconds S, --only SCENARIO
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Count the instructions of a request on the release build; fail at 5 % over the record
+    Cost {
+        /// Record what is counted instead
+        #[arg(long)]
+        record: bool,
     },
     /// Walk every path of the protocol's model; with `--depth N` by so many actions deeper
     Model {
@@ -99,6 +106,7 @@ fn main() -> ExitCode {
             test::build(&root)?;
             test::demo(&root, &arguments)
         }
+        Task::Cost { record } => cost::run(&root, record),
         Task::Bench { arguments } => bench::run(&root, &arguments),
         Task::Model { depth } => proof::model(&root, depth),
         Task::Simulate { seeds, from, history } => {

@@ -30,13 +30,19 @@ pub async fn hold(address: SocketAddr, count: usize) -> anyhow::Result<()> {
 
 async fn open(address: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(REQUEST).await?;
+    exchange(&mut stream, REQUEST).await?;
+    Ok(stream)
+}
+
+/// One request and the whole of its answer.
+pub async fn exchange(stream: &mut TcpStream, request: &[u8]) -> anyhow::Result<()> {
+    stream.write_all(request).await?;
     let mut answer = Vec::with_capacity(BUFFER_BYTES);
     while !is_whole(&answer) {
         ensure!(stream.read_buf(&mut answer).await? > 0, "closed: {}", String::from_utf8_lossy(&answer));
         ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     }
-    Ok(stream)
+    Ok(())
 }
 
 /// The backend's small answer has arrived to its end.

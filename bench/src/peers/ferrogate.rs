@@ -1,26 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ferrogate as it is run: a controller with ten thousand APIs, and a runtime with one
 //! worker, which is what is measured. Every API has template paths and sets a header on
-//! request and response; the heavy one counts against a limit and answers CORS besides.
+//! request and response; the heavy one checks a signed token before that, counts against a
+//! limit and answers CORS besides.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{Ground, Peer, free_ports};
 use crate::process::Pinned;
-use crate::scenario::APIS;
 
 const PASSWORD: &str = "for-this-measurement-only";
 /// Documents in one request: far below the limit of a bundle.
 const AT_ONCE: usize = 500;
 const LIVE_DEADLINE: Duration = Duration::from_secs(120);
+/// Who signs the tokens.
+const ISSUER: &str = "bench";
 
-pub(super) async fn start(ground: &Ground<'_>, dir: &Path, heavy: bool) -> anyhow::Result<Peer> {
+/// What is deployed, and what the runtime runs under.
+pub struct Plan<'a> {
+    /// How many APIs.
+    pub apis: usize,
+    /// With the heavier chain.
+    pub heavy: bool,
+    /// A program that runs the runtime, with its arguments: a profiler.
+    pub under: &'a [String],
+}
+
+/// Starts both and waits until the last API answers. The runtime is what is measured.
+pub async fn start(ground: &Ground<'_>, dir: &Path, plan: &Plan<'_>) -> anyhow::Result<Peer> {
     let [management, stream] = free_ports()?;
     let args = [
         "controller",
@@ -38,15 +52,17 @@ pub(super) async fn start(ground: &Ground<'_>, dir: &Path, heavy: bool) -> anyho
         "off",
     ]
     .map(str::to_owned);
-    let mut controller = start_role(ground.other_core, ground, &args, &dir.join("controller.log"))?;
+    let mut controller = start_role(ground.other_core, ground, &[], &args, &dir.join("controller.log"))?;
     controller.listening(management).await?;
     let [http, https] = free_ports()?;
     let config = dir.join("runtime.toml");
     std::fs::write(
         &config,
         format!(
-            "[router.downstream_tls]\ncert_path = {:?}\nkey_path = {:?}\n[router.access_logs]\nenabled = false\n",
-            ground.certificate, ground.key
+            "[router.downstream_tls]\ncert_path = {:?}\nkey_path = {:?}\n[router.access_logs]\nenabled = false\n\
+             [[policy_configurations.jwtauth_v1.keymanagers]]\nname = {ISSUER:?}\nissuer = {ISSUER:?}\n\
+             jwks.local.certificatePath = {:?}\n",
+            ground.certificate, ground.key, ground.certificate
         ),
     )?;
     let args = [
@@ -71,25 +87,42 @@ pub(super) async fn start(ground: &Ground<'_>, dir: &Path, heavy: bool) -> anyho
         "off",
     ]
     .map(str::to_owned);
-    let mut runtime = start_role(ground.core, ground, &args, &dir.join("runtime.log"))?;
+    let mut runtime = start_role(ground.core, ground, plan.under, &args, &dir.join("runtime.log"))?;
     runtime.listening(http).await?;
-    deploy(management, ground.backend, heavy).await?;
-    live(http).await?;
-    Ok(Peer { http, https, token: None, measured: vec![runtime], _beside: vec![controller] })
+    deploy(management, ground.backend, plan).await?;
+    let token = if plan.heavy { Some(token(ground.key)?) } else { None };
+    live(http, plan.apis, token.as_deref()).await?;
+    Ok(Peer { http, https, token, measured: vec![runtime], _beside: vec![controller] })
 }
 
-fn start_role(core: usize, ground: &Ground<'_>, args: &[String], log: &Path) -> anyhow::Result<Pinned> {
+/// A token that the runtime's key manager vouches for: the listener's key signs it.
+fn token(key: &Path) -> anyhow::Result<String> {
+    let key = EncodingKey::from_ec_pem(&std::fs::read(key)?)?;
+    let claims = json!({
+        "iss": ISSUER, "sub": "client-7", "aud": ["bench"], "scope": "items.read items.write", "tier": "gold",
+    });
+    Ok(encode(&Header::new(Algorithm::ES256), &claims, &key)?)
+}
+
+fn start_role(
+    core: usize,
+    ground: &Ground<'_>,
+    under: &[String],
+    args: &[String],
+    log: &Path,
+) -> anyhow::Result<Pinned> {
     let mut with_password = vec!["FERROGATE_ADMIN_PASSWORD=".to_owned() + PASSWORD];
+    with_password.extend(under.iter().cloned());
     with_password.push(ground.ferrogate.display().to_string());
     with_password.extend(args.iter().cloned());
     Pinned::start(core, Path::new("/usr/bin/env"), &with_password, log)
 }
 
-async fn deploy(management: SocketAddr, backend: SocketAddr, heavy: bool) -> anyhow::Result<()> {
+async fn deploy(management: SocketAddr, backend: SocketAddr, plan: &Plan<'_>) -> anyhow::Result<()> {
     let client = reqwest::Client::new();
-    let all: Vec<usize> = (0..APIS).collect();
+    let all: Vec<usize> = (0..plan.apis).collect();
     for chunk in all.chunks(AT_ONCE) {
-        let documents: Vec<Value> = chunk.iter().map(|index| document(*index, backend, heavy)).collect();
+        let documents: Vec<Value> = chunk.iter().map(|index| document(*index, backend, plan.heavy)).collect();
         let answer = client
             .post(format!("http://{management}/api/management/v1/apply"))
             .basic_auth("admin", Some(PASSWORD))
@@ -109,6 +142,13 @@ fn document(index: usize, backend: SocketAddr, heavy: bool) -> Value {
         "params": { "request": header("x-request-stamp"), "response": header("x-response-stamp") },
     })];
     if heavy {
+        policies.insert(
+            0,
+            json!({
+                "name": "jwt-auth", "version": "v1",
+                "params": { "audiences": ["bench"], "scopes": { "allOf": ["items.read"] } },
+            }),
+        );
         policies.push(json!({
             "name": "basic-ratelimit", "version": "v1",
             "params": { "limits": [{ "requests": 1_000_000_000, "duration": "1h" }] },
@@ -138,12 +178,16 @@ fn document(index: usize, backend: SocketAddr, heavy: bool) -> Value {
 }
 
 /// Waits until the last API answers.
-async fn live(http: SocketAddr) -> anyhow::Result<()> {
+async fn live(http: SocketAddr, apis: usize, token: Option<&str>) -> anyhow::Result<()> {
     let client = reqwest::Client::new();
-    let url = format!("http://{http}/bench-{}/items/1", APIS - 1);
+    let url = format!("http://{http}/bench-{}/items/1", apis - 1);
     let deadline = Instant::now() + LIVE_DEADLINE;
     loop {
-        let answer = client.get(&url).send().await.context("the runtime does not answer")?;
+        let mut request = client.get(&url);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await.context("the runtime does not answer")?;
         if answer.status().is_success() {
             return Ok(());
         }

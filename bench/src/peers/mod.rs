@@ -4,7 +4,7 @@
 //! ten thousand APIs and runs policies. A peer lives as long as its handle.
 
 mod envoy;
-mod ferrogate;
+pub mod ferrogate;
 mod haproxy;
 mod nginx;
 
@@ -15,6 +15,7 @@ use anyhow::{Context as _, ensure};
 use serde::Serialize;
 
 use crate::process::{self, Pinned};
+use crate::scenario::APIS;
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -29,7 +30,7 @@ pub enum Kind {
     EnvoyExtProc,
     /// Ferrogate, routing and `set-headers` both ways.
     Ferrogate,
-    /// Ferrogate with rate limit and CORS besides.
+    /// Ferrogate with a token, rate limit and CORS besides.
     FerrogateHeavy,
 }
 
@@ -76,7 +77,7 @@ impl Kind {
             Kind::Envoy => "Envoy",
             Kind::EnvoyExtProc => "Envoy + external processor",
             Kind::Ferrogate => "Ferrogate (10,000 APIs, set-headers)",
-            Kind::FerrogateHeavy => "Ferrogate (rate limit and CORS besides)",
+            Kind::FerrogateHeavy => "Ferrogate (token, rate limit and CORS besides)",
         }
     }
 
@@ -89,14 +90,24 @@ impl Kind {
             Kind::Haproxy => haproxy::start(ground, &dir).await,
             Kind::Envoy => envoy::start(ground, &dir, false).await,
             Kind::EnvoyExtProc => envoy::start(ground, &dir, true).await,
-            Kind::Ferrogate => ferrogate::start(ground, &dir, false).await,
-            Kind::FerrogateHeavy => ferrogate::start(ground, &dir, true).await,
+            Kind::Ferrogate | Kind::FerrogateHeavy => {
+                let heavy = self == Kind::FerrogateHeavy;
+                ferrogate::start(ground, &dir, &ferrogate::Plan { apis: APIS, heavy, under: &[] }).await
+            }
         };
         started.with_context(|| format!("{} does not start; its log is in {}", self.name(), dir.display()))
     }
 }
 
 impl Peer {
+    /// Asks what is measured to end in its own way.
+    pub async fn end(self, limit: std::time::Duration) -> anyhow::Result<()> {
+        for process in self.measured {
+            process.end(limit).await?;
+        }
+        Ok(())
+    }
+
     /// Processor time so far, in nanoseconds.
     pub fn cpu_nanos(&self) -> anyhow::Result<u64> {
         self.measured.iter().map(Pinned::cpu_nanos).sum()
@@ -121,6 +132,15 @@ fn free_ports() -> anyhow::Result<[SocketAddr; 2]> {
     let any = || std::net::TcpListener::bind("127.0.0.1:0");
     let (first, second) = (any()?, any()?);
     Ok([first.local_addr()?, second.local_addr()?])
+}
+
+/// What every proxy proxies to, as long as its process is held.
+pub async fn backend(core: usize, dir: &Path) -> anyhow::Result<(SocketAddr, Pinned)> {
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let args = ["backend".to_owned(), address.to_string()];
+    let mut backend = Pinned::start(core, &std::env::current_exe()?, &args, &dir.join("backend.log"))?;
+    backend.listening(address).await?;
+    Ok((address, backend))
 }
 
 /// A certificate and its key for `localhost` and 127.0.0.1.

@@ -220,3 +220,23 @@ where
         None => tracing::debug!(client = %address, "a client took nothing of its response in time"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use super::serve;
+
+    /// The most bytes that a client connection's task may have. Ten thousand idle ones are held in
+    /// memory, and a thousand busy ones pass through the processor's cache.
+    const BUDGET: usize = 12 * 1024;
+
+    #[test]
+    fn a_connection_s_task_stays_within_its_budget() {
+        fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(serve);
+        assert!(size <= BUDGET, "{size} bytes; put in a box what most connections never need");
+    }
+}
