@@ -187,6 +187,15 @@ fn the_flags_of_the_config_stream_stand_for_their_keys() -> anyhow::Result<()> {
 }
 
 #[test]
+fn the_example_of_a_runtime_is_understood() -> anyhow::Result<()> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/runtime.toml");
+    let output = ferrogate(&["runtime", "--check", "--config", file])?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), told.as_ref()), (Some(0), ""));
+    Ok(())
+}
+
+#[test]
 fn a_taken_port_is_one_line_that_names_it() -> anyhow::Result<()> {
     let root = tempfile::tempdir()?;
     let taken = TcpListener::bind("127.0.0.1:0")?;

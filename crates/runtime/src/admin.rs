@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Admin;
 use crate::sync::RuntimeSink;
@@ -59,8 +60,14 @@ pub struct ReadyDoor(pub Readiness);
 /// `/metrics`.
 pub struct MetricsDoor(pub Registry);
 
-/// Serves a side door until the group shuts down.
-pub fn open(tasks: &Tasks, name: &'static str, listener: TcpListener, door: Arc<dyn Door>) {
+/// Serves a side door until it is to close, or the group shuts down.
+pub fn open(
+    tasks: &Tasks,
+    name: &'static str,
+    listener: TcpListener,
+    door: Arc<dyn Door>,
+    closing: CancellationToken,
+) {
     let token = tasks.token();
     let own = tasks.clone();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -70,6 +77,7 @@ pub fn open(tasks: &Tasks, name: &'static str, listener: TcpListener, door: Arc<
             let accepted = tokio::select! {
                 // Cancel-safe: a connection not yet accepted stays in the backlog.
                 () = token.cancelled() => return,
+                () = closing.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {

@@ -24,6 +24,7 @@ pub mod executor;
 pub mod forwarded;
 pub mod grpc;
 pub mod h1;
+pub mod handover;
 pub mod head;
 pub mod hop;
 pub mod listener;

@@ -67,6 +67,28 @@ pub fn bind(
     Ok((chosen, sockets))
 }
 
+/// Where these sockets listen, when that is what `address` asks for.
+#[must_use]
+pub fn at(sockets: &[TcpListener], address: SocketAddr) -> Option<SocketAddr> {
+    let at = sockets.first()?.local_addr().ok()?;
+    (at.ip() == address.ip() && (address.port() == 0 || at.port() == address.port())).then_some(at)
+}
+
+/// A worker's share of sockets that may be more than the workers or fewer: every socket has
+/// somebody who accepts on it, and every worker something to accept on.
+///
+/// # Errors
+/// When a socket cannot be duplicated.
+pub fn share(sockets: &[TcpListener], index: usize, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let count = sockets.len();
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let mine = (0..count).filter(|place| place % workers.max(1) == index);
+    let mine: Vec<usize> = if index < count { mine.collect() } else { vec![index % count] };
+    mine.into_iter().filter_map(|place| sockets.get(place)).map(TcpListener::try_clone).collect()
+}
+
 fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Lets a restarted gateway bind while old connections linger in TIME_WAIT.
@@ -100,6 +122,11 @@ impl Accepting {
 /// Accepts until the drain begins, then closes the listener.
 pub async fn accept(worker: Rc<Worker>, accepting: Accepting) {
     let drain = worker.shared.drain.clone();
+    tokio::select! {
+        // Both arms only wait. A successor lets its predecessor accept until it is ready itself.
+        () = drain.cancelled() => return,
+        () = worker.shared.open.cancelled() => {}
+    }
     loop {
         let accepted = tokio::select! {
             // Cancel-safe: a connection not yet received stays in the backlog.

@@ -57,6 +57,8 @@ pub struct Shared {
     pub endpoints: Arc<States>,
     /// One permit per client connection of the process.
     pub connections: Arc<Semaphore>,
+    /// Connections are accepted from now on.
+    pub open: CancellationToken,
     /// Take nothing new, finish the rest.
     pub drain: CancellationToken,
     /// Stop now.
@@ -68,9 +70,9 @@ pub struct Shared {
 /// A worker's listening sockets, already bound.
 pub struct Sockets {
     /// Plain HTTP.
-    pub http: Option<std::net::TcpListener>,
+    pub http: Vec<std::net::TcpListener>,
     /// TLS.
-    pub https: Option<std::net::TcpListener>,
+    pub https: Vec<std::net::TcpListener>,
 }
 
 /// What the request walk uses.
@@ -118,9 +120,9 @@ async fn serve(
     let tasks = Tasks::new();
     let worker = Rc::new(Worker::new(shared, blocks, metrics, tasks.clone()));
     let mut accepting = Vec::new();
-    for (socket, tls) in [(sockets.http, None), (sockets.https, worker.shared.server_tls.clone())] {
-        if let Some(socket) = socket {
-            accepting.push(Accepting::new(socket, tls)?);
+    for (sockets, tls) in [(sockets.http, None), (sockets.https, worker.shared.server_tls.clone())] {
+        for socket in sockets {
+            accepting.push(Accepting::new(socket, tls.clone())?);
         }
     }
     let housekeeping = worker.clone();

@@ -77,7 +77,7 @@ mod tests {
             "runtime --config a --controller http://a --controller http://b --runtime-id r --zone z --data-dir d \
              --listen-http off --listen-https off --listen-admin off --listen-metrics off --listen-readiness off \
              --gateway-id g --join-token-file t --stream-ca a --stream-cert c --stream-key k \
-             --stream-server-name n --workers 2",
+             --stream-server-name n --handover h --workers 2",
             "standalone --config a --data-dir d --zone z --workers 2 --listen-management off --listen-admin off \
              --listen-metrics off --listen-stream off --listen-http off --listen-https off --listen-readiness off \
              --listen-runtime-admin off --listen-runtime-metrics off",

@@ -121,6 +121,9 @@ pub struct RuntimeFlags {
     /// Name in the controllers' certificates, when it is not the host of their URLs
     #[arg(long, value_name = "NAME")]
     pub stream_server_name: Option<String>,
+    /// Unix socket over which a successor takes the listeners over, and this one its predecessor's
+    #[arg(long, value_name = "FILE")]
+    pub handover: Option<PathBuf>,
     /// Threads that serve traffic; 0 means one per core
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,

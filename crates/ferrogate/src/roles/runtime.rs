@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ferrogate_base::config::{Reader, Sources};
 use ferrogate_base::tasks::Tasks;
 use ferrogate_policy::Registry;
+use ferrogate_runtime::access_log::Reopen;
 use ferrogate_runtime::config::Config;
 use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime};
 
@@ -54,6 +55,8 @@ pub fn run(flags: &RuntimeFlags) -> anyhow::Result<Exit> {
     for (key, name, value) in pairs {
         flag(&mut sources, key, name, value.as_ref());
     }
+    let handover = flags.handover.as_ref().map(|path| path.display());
+    flag(&mut sources, "runtime.handover", "--handover", handover);
     let token = flags.join_token_file.as_ref().map(|path| path.display());
     flag(&mut sources, "runtime.join_token_file", "--join-token-file", token);
     let keys = ["runtime.tls.ca_file", "runtime.tls.cert_file", "runtime.tls.key_file"];
@@ -127,20 +130,24 @@ async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> 
     drain(&mut signals, running).await
 }
 
-/// Waits for the signal to stop. Until then SIGHUP opens the access log's file anew, so that
+/// Waits for the signal to stop, or for a successor that serves. Until then SIGHUP opens the access log's file anew, so that
 /// others can rotate it; a process that logs to no file keeps the signal's usual meaning,
 /// which is what a closed terminal relies on.
 pub async fn until_stopped(signals: &mut Signals, running: &RunningRuntime) -> anyhow::Result<()> {
-    let Some(reopen) = running.reopen_log() else {
-        signals.next().await;
-        return Ok(());
-    };
-    let mut hangups = hangups()?;
+    let (reopen, replaced) = (running.reopen_log(), running.replaced());
+    let mut hangups = reopen.as_ref().map(|_| hangups()).transpose()?;
     loop {
+        let hangup = async {
+            match &mut hangups {
+                Some(hangups) => hangups.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            // Both arms only wait; a signal stays pending in its stream otherwise.
+            // All arms only wait; a signal stays pending in its stream otherwise.
             () = signals.next() => return Ok(()),
-            _received = hangups.recv() => reopen.ask(),
+            () = replaced.cancelled() => return Ok(()),
+            _received = hangup => reopen.iter().for_each(Reopen::ask),
         }
     }
 }

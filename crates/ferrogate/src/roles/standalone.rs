@@ -84,6 +84,9 @@ fn read(reader: &mut Reader<'_>) -> (ControllerConfig, RuntimeConfig) {
             "standalone brings its own controller: use the roles apart instead",
         );
     }
+    if data.handover.is_some() {
+        reader.problem("runtime.handover", "only a runtime of its own can be handed over");
+    }
     data.stream.gateway_id.clone_from(&control.gateway_id);
     data.stream.join_token_file.clone_from(&control.join_token_file);
     if !reader.is_set("runtime.data_dir") {

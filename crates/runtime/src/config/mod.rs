@@ -45,6 +45,8 @@ pub struct Config {
     pub access_log: AccessLog,
     /// The admin listener's gates.
     pub admin: Admin,
+    /// The Unix socket over which a successor takes the listeners over; `None` hands nothing over.
+    pub handover: Option<PathBuf>,
     /// How long a shutdown goes on taking requests, not ready any more, so that balancers notice.
     pub drain_delay: Duration,
     /// How long in-flight requests may take once nothing new is taken.
@@ -319,6 +321,7 @@ impl Default for Config {
                 queue_blocks: 1024,
             },
             admin: Admin { config_dump: false, allowed_ips: vec!["*".to_owned()] },
+            handover: None,
             drain_delay: Duration::from_secs(1),
             drain_deadline: Duration::from_secs(15),
         }

@@ -91,6 +91,7 @@ impl Config {
                 config_dump: reader.bool("policy_engine.admin.config_dump.enabled", false),
                 allowed_ips: reader.strings("policy_engine.admin.allowed_ips", &["*"]),
             },
+            handover: reader.optional_path("runtime.handover"),
             drain_delay: reader.duration(
                 "runtime.drain_delay",
                 Duration::from_secs(1),

@@ -12,6 +12,7 @@ mod coded;
 mod failures;
 mod forwarding;
 mod grpc;
+mod handover;
 mod http2;
 mod lifecycle;
 mod limits;

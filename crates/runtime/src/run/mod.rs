@@ -2,11 +2,12 @@
 //! Start and stop of a runtime: bind every port, open the last-known-good set, start the
 //! workers, the side doors and the config stream; and in reverse order, drain and stop.
 //! Called by the binary's roles. What can fail fails before the first request is taken,
-//! each with one line that names it.
+//! each with one line that names it. `doors` has the sockets and what waits behind them.
+
+mod doors;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ferrogate_base::clock::{Clock, SystemClock};
@@ -22,12 +23,13 @@ use ferrogate_xds::{Capabilities, Sink};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::doors::{Bound, Opening};
 use crate::access_log::{self, Reopen, Writer};
-use crate::admin::{self, AdminDoor, Door, MetricsDoor, ReadyDoor};
 use crate::config::{Config, Stream};
+use crate::handover::{self, HandoverError, Inherited, Purpose};
 use crate::listener::{self, BindError};
 use crate::lkg::{LkgError, LkgOptions};
-use crate::metrics::{Gauge, RuntimeMetrics, WorkerMetrics};
+use crate::metrics::WorkerMetrics;
 use crate::prepare::{Compiler, Upstreams};
 use crate::router::Timeouts;
 use crate::state::State;
@@ -38,6 +40,9 @@ use crate::worker::{self, Shared, Sockets};
 
 /// After the drain's deadline, tasks of the control side get this long to end.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// How often a successor looks whether it is ready.
+const READY_POLL: Duration = Duration::from_millis(10);
 
 /// Starts runtimes.
 pub struct Runtime;
@@ -72,6 +77,7 @@ pub struct RunningRuntime {
     drain_delay: Duration,
     drain_deadline: Duration,
     draining: Option<Blocker>,
+    replaced: CancellationToken,
 }
 
 /// What a shutdown came to.
@@ -105,19 +111,12 @@ pub enum StartError {
     /// The access log.
     #[error(transparent)]
     AccessLog(#[from] access_log::OpenError),
+    /// A predecessor that does not hand over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The system.
     #[error("a worker could not be started")]
     Worker(#[source] std::io::Error),
-}
-
-/// Every socket, bound before anything else happens.
-struct Bound {
-    addresses: Addresses,
-    http: Vec<std::net::TcpListener>,
-    https: Vec<std::net::TcpListener>,
-    admin: Option<tokio::net::TcpListener>,
-    metrics: Option<tokio::net::TcpListener>,
-    readiness: Option<tokio::net::TcpListener>,
 }
 
 impl Runtime {
@@ -150,7 +149,12 @@ impl Runtime {
             count => count,
         };
         let options = stream_options(&config.stream, &registry)?;
-        let mut bound = Bound::bind(&config, count)?;
+        let mut inherited = match &config.handover {
+            Some(path) => handover::take(path).await?,
+            None => None,
+        };
+        let bound = Bound::bind(&config, count, inherited.as_mut())?;
+        let offered = if config.handover.is_some() { bound.duplicates()? } else { Vec::new() };
         let readiness = Readiness::new();
         let endpoints = Arc::<States>::default();
         let upstreams = Upstreams { zone: config.stream.zone.clone(), states: endpoints.clone() };
@@ -160,6 +164,7 @@ impl Runtime {
         let log_metrics = Arc::<WorkerMetrics>::default();
         let (writer, blocks) = access_log::open(&config.access_log, log_metrics.clone())?;
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let open = CancellationToken::new();
         let shared = Shared {
             state,
             clock,
@@ -168,19 +173,13 @@ impl Runtime {
             client_tls: client_tls.clone(),
             endpoints: endpoints.clone(),
             connections: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
+            open: open.clone(),
             drain: drain.clone(),
             stop: stop.clone(),
             workers: count,
             config: config.clone(),
         };
-        let mut metrics: Vec<Arc<WorkerMetrics>> = (0..count).map(|_| Arc::default()).collect();
-        let mut workers = Vec::with_capacity(count);
-        for (index, metrics) in metrics.iter().enumerate() {
-            let sockets = Sockets { http: bound.http.pop(), https: bound.https.pop() };
-            let job =
-                Job { shared: shared.clone(), sockets, blocks: blocks.clone(), metrics: metrics.clone() };
-            workers.push(job.start(index).map_err(StartError::Worker)?);
-        }
+        let (workers, mut metrics) = start_workers(&shared, &bound, &blocks).map_err(StartError::Worker)?;
         // Each block of counts has one thread that writes it; the log's writer is one of them.
         metrics.push(log_metrics);
         let running = RunningRuntime {
@@ -197,12 +196,13 @@ impl Runtime {
             drain_delay: config.drain_delay,
             drain_deadline: config.drain_deadline,
             draining: None,
+            replaced: CancellationToken::new(),
         };
         running.endpoints.checks.run(&running.tasks, &client_tls);
-        running.open_doors(bound, &config);
         if let Some(options) = options {
             running.follow(options);
         }
+        running.open(Opening::new(&running, open, config), bound, offered, inherited);
         Ok(running)
     }
 }
@@ -232,6 +232,12 @@ impl RunningRuntime {
         self.writer.as_ref().and_then(Writer::reopen)
     }
 
+    /// Cancelled when a successor serves in this one's place: time to shut down.
+    #[must_use]
+    pub fn replaced(&self) -> CancellationToken {
+        self.replaced.clone()
+    }
+
     /// Cutting this short stops a shutdown's drain: what a second signal does.
     #[must_use]
     pub fn force(&self) -> CancellationToken {
@@ -244,7 +250,10 @@ impl RunningRuntime {
         self.draining = Some(self.readiness.block("the runtime is shutting down"));
         // Who asks for readiness sends requests until the next answer. What asks through a proxy
         // or a port mapping is not even refused, but cut off. A second signal ends the delay.
-        let _forced = tokio::time::timeout(self.drain_delay, self.stop.cancelled()).await.is_ok();
+        // A successor has the same listeners: nobody needs to notice anything.
+        if !self.replaced.is_cancelled() {
+            let _forced = tokio::time::timeout(self.drain_delay, self.stop.cancelled()).await.is_ok();
+        }
         self.drain.cancel();
         let deadline = Instant::now() + self.drain_deadline;
         while self.workers.iter().any(|worker| !worker.is_finished())
@@ -277,29 +286,27 @@ impl RunningRuntime {
         Drained { cut_off }
     }
 
-    fn open_doors(&self, bound: Bound, config: &Config) {
-        if let Some(listener) = bound.admin {
-            let door = AdminDoor {
-                sink: self.sink.clone(),
-                endpoints: self.endpoints.clone(),
-                readiness: self.readiness.clone(),
-                settings: config.admin.clone(),
-                runtime_id: config.stream.runtime_id.clone(),
-            };
-            admin::open(&self.tasks, "admin", listener, Arc::new(door));
-        }
-        if let Some(listener) = bound.metrics {
-            let (sink, endpoints) = (self.sink.clone(), self.endpoints.clone());
-            let gauges = move || gauges(&sink, &endpoints);
-            let collector = RuntimeMetrics::new(self.metrics.clone(), Box::new(gauges));
-            let mut registry = prometheus_client::registry::Registry::default();
-            registry.register_collector(Box::new(collector));
-            admin::open(&self.tasks, "metrics", listener, Arc::new(MetricsDoor(registry)));
-        }
-        if let Some(listener) = bound.readiness {
-            let door: Arc<dyn Door> = Arc::new(ReadyDoor(self.readiness.clone()));
-            admin::open(&self.tasks, "readiness", listener, door);
-        }
+    /// Accepts at once, or where there is a predecessor when this one is ready; that is told then.
+    fn open(
+        &self,
+        opening: Opening,
+        bound: Bound,
+        offered: Vec<(Purpose, std::net::TcpListener)>,
+        inherited: Option<Inherited>,
+    ) {
+        let Some(inherited) = inherited else { return opening.now(bound, offered) };
+        let (ready, token) = (self.readiness.clone(), self.tasks.token());
+        self.tasks.spawn("takeover", async move {
+            while !ready.is_ready() {
+                tokio::select! {
+                    // Both arms only wait.
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(READY_POLL) => {}
+                }
+            }
+            opening.now(bound, offered);
+            inherited.serving().await;
+        });
     }
 
     fn follow(&self, options: ClientOptions) {
@@ -318,32 +325,6 @@ impl Drop for RunningRuntime {
         self.drain.cancel();
         self.stop.cancel();
         self.tasks.token().cancel();
-    }
-}
-
-impl Bound {
-    fn bind(config: &Config, workers: usize) -> Result<Bound, StartError> {
-        let mut addresses = Addresses::default();
-        let traffic = |purpose, address: Option<SocketAddr>, chosen: &mut Option<SocketAddr>| {
-            let Some(address) = address else { return Ok(Vec::new()) };
-            let (at, sockets) = listener::bind(purpose, address, workers)?;
-            *chosen = Some(at);
-            Ok::<_, BindError>(sockets)
-        };
-        let http = traffic("HTTP traffic", config.listen.http, &mut addresses.http)?;
-        let https = traffic("HTTPS traffic", config.listen.https, &mut addresses.https)?;
-        let door = |purpose, address: Option<SocketAddr>, chosen: &mut Option<SocketAddr>| {
-            let Some(address) = address else { return Ok(None) };
-            let (at, sockets) = listener::bind(purpose, address, 1)?;
-            *chosen = Some(at);
-            let reason = |error: std::io::Error| BindError { purpose, address, reason: error.to_string() };
-            let socket = sockets.into_iter().next().map(tokio::net::TcpListener::from_std);
-            socket.transpose().map_err(reason)
-        };
-        let admin = door("admin", config.listen.admin, &mut addresses.admin)?;
-        let metrics = door("metrics", config.listen.metrics, &mut addresses.metrics)?;
-        let readiness = door("readiness", config.listen.readiness, &mut addresses.readiness)?;
-        Ok(Bound { addresses, http, https, admin, metrics, readiness })
     }
 }
 
@@ -385,6 +366,23 @@ impl Drop for WorkerEnd {
             std::mem::forget(self.readiness.block("a worker has ended"));
         }
     }
+}
+
+type Workers = (Vec<std::thread::JoinHandle<()>>, Vec<Arc<WorkerMetrics>>);
+
+/// The workers' threads, and the counts of each.
+fn start_workers(shared: &Shared, bound: &Bound, blocks: &access_log::Blocks) -> std::io::Result<Workers> {
+    let count = shared.workers;
+    let metrics: Vec<Arc<WorkerMetrics>> = (0..count).map(|_| Arc::default()).collect();
+    let start = |(index, metrics): (usize, &Arc<WorkerMetrics>)| {
+        let sockets = Sockets {
+            http: listener::share(&bound.http, index, count)?,
+            https: listener::share(&bound.https, index, count)?,
+        };
+        Job { shared: shared.clone(), sockets, blocks: blocks.clone(), metrics: metrics.clone() }.start(index)
+    };
+    let workers = metrics.iter().enumerate().map(start).collect::<std::io::Result<_>>()?;
+    Ok((workers, metrics))
 }
 
 /// TLS towards clients, where they may speak it, and towards upstreams.
@@ -466,80 +464,4 @@ fn capabilities(registry: &Registry) -> Capabilities {
         let major = version.split('.').next().unwrap_or(version);
         capabilities.with(format!("policy/{}/{major}", registered.definition.name()))
     })
-}
-
-fn gauges(sink: &RuntimeSink, endpoints: &States) -> Vec<Gauge> {
-    let status = sink.status();
-    let flag = |on: bool| if on { 1.0 } else { 0.0 };
-    let gauge = |name, help, value| Gauge { name, help, value };
-    let (epoch, revision) = (status.position.epoch.0 as f64, status.position.revision.0 as f64);
-    let age = status.age.map_or(-1.0, |age| age.as_secs_f64());
-    let mut gauges = vec![
-        gauge("ferrogate_runtime_epoch", "Epoch of the snapshot served", epoch),
-        gauge("ferrogate_runtime_revision", "Revision of the snapshot served", revision),
-        gauge(
-            "ferrogate_runtime_revision_persisted",
-            "Revision that would survive a crash",
-            status.persisted.revision.0 as f64,
-        ),
-        gauge("ferrogate_runtime_snapshot_age_seconds", "Since the last update; -1 before the first", age),
-        gauge(
-            "ferrogate_runtime_from_cache",
-            "1 while serving last-known-good, no controller heard since the start",
-            flag(status.from_cache),
-        ),
-        gauge(
-            "ferrogate_runtime_controller_connected",
-            "1 while the config stream is up",
-            flag(status.controller.is_some()),
-        ),
-        gauge(
-            "ferrogate_runtime_rejects",
-            "Artifacts whose delivered version was refused",
-            status.rejects.len() as f64,
-        ),
-        gauge("ferrogate_runtime_routes", "Routes served", status.routes as f64),
-        gauge("ferrogate_runtime_routes_poisoned", "Routes that answer a fixed 500", status.poisoned as f64),
-        gauge(
-            "policy_engine_policy_chains_loaded",
-            "Routes with their policies compiled",
-            status.routes as f64,
-        ),
-    ];
-    gauges.extend(upstream_gauges(endpoints));
-    gauges
-}
-
-fn upstream_gauges(endpoints: &States) -> [Gauge; 5] {
-    let unwell = endpoints.checks.report().iter().filter(|report| report.state == "unhealthy").count();
-    let standing = endpoints.standing(Instant::now());
-    let events = endpoints.events();
-    let gauge = |name, help, value| Gauge { name, help, value };
-    [
-        gauge(
-            "ferrogate_runtime_upstream_endpoints",
-            "Endpoints of guarded upstreams",
-            standing.endpoints as f64,
-        ),
-        gauge(
-            "ferrogate_runtime_upstream_endpoints_ejected",
-            "Endpoints left alone because they failed",
-            standing.ejected as f64,
-        ),
-        gauge(
-            "ferrogate_runtime_upstream_endpoints_unhealthy",
-            "Checked endpoints that are unhealthy",
-            unwell as f64,
-        ),
-        gauge(
-            "ferrogate_runtime_upstream_ejections",
-            "Ejections since the start",
-            events.ejections.load(Ordering::Relaxed) as f64,
-        ),
-        gauge(
-            "ferrogate_runtime_upstream_pending",
-            "Requests waiting for a connection to an endpoint",
-            events.waiting.load(Ordering::Relaxed) as f64,
-        ),
-    ]
 }
