@@ -34,6 +34,10 @@ const CHANNEL: &str = "ferrogate_changes";
 /// What a server in recovery answers for its lineage.
 const STANDBY: &str = "standby";
 
+/// A replica that vanished in mid-transaction holds the gateway's row, and keeps every other
+/// writer waiting, no longer than this. One that is there never pauses between two statements.
+const SILENT_WRITER_MILLIS: &str = "1000";
+
 /// How often a call looks again after beginning a new epoch; once is enough unless the
 /// history changes while it is being looked at.
 const NEW_EPOCH_ATTEMPTS: u32 = 3;
@@ -104,8 +108,7 @@ impl PostgresStore {
         let mut connect = connect.options([
             ("statement_timeout", deadline.as_str()),
             ("lock_timeout", deadline.as_str()),
-            // A replica that vanished in mid-transaction holds the gateway's row no longer than this.
-            ("idle_in_transaction_session_timeout", deadline.as_str()),
+            ("idle_in_transaction_session_timeout", SILENT_WRITER_MILLIS),
         ]);
         if connect.get_application_name().is_none() {
             connect = connect.application_name("ferrogate");

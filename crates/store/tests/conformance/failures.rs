@@ -175,6 +175,35 @@ async fn a_silent_writer_does_not_hold_the_gateway_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_cut_off_in_mid_transaction_keeps_the_others_waiting_for_a_moment_only() {
+    let World::Postgres(server, database) = World::postgres() else { panic!("a server") };
+    let link = Link::to(server.port()).await.unwrap();
+    // Far beyond what is waited for here.
+    let patience = Duration::from_secs(60);
+    let cut_off = store_at(&url_through(&link, &database), patience);
+    let other = store_at(&server.url(&database), patience);
+    commit_many(&cut_off, 1).await;
+    let operator = sqlx::postgres::PgPoolOptions::new().connect(&server.url(&database)).await.unwrap();
+    let mut held = operator.begin().await.unwrap();
+    sqlx::query("LOCK TABLE artifacts IN EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
+    let waited = async {
+        // It has the gateway's row by then, and vanishes with it.
+        let waits = "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waits = || async { (server.psql(&database, waits).unwrap().trim() == "1").then_some(()) };
+        eventually("a writer to wait", waits).await;
+        link.set(Mode::HalfOpen);
+        held.commit().await.unwrap();
+        let asked = std::time::Instant::now();
+        commit(&other, vec![put("b", "waited")]).await;
+        asked.elapsed()
+    };
+    let (vanished, waited) = futures::join!(cut_off.commit(batch(vec![put("a", "cut off")])), waited);
+    assert!(vanished.is_err(), "{vanished:?}");
+    assert!(waited < patience / 4, "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_lineage_begins_a_new_epoch_once() {
     let World::Postgres(server, database) = World::postgres() else { panic!("a server") };
     let (store, other) = (
