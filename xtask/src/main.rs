@@ -11,6 +11,7 @@ mod measure;
 mod postgres;
 mod proof;
 mod schema_fuzz;
+mod soak;
 mod stage;
 mod test;
 mod tidy;
@@ -89,6 +90,15 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Change a gateway of real processes without end and see that its memory comes back
+    Soak {
+        /// How long
+        #[arg(long, default_value_t = 30)]
+        minutes: u32,
+        /// How many changes a second
+        #[arg(long, default_value_t = 10)]
+        changes: u32,
+    },
     /// Measure the figures of docs/reliability.md on the release build and print them as a table
     Measure {
         /// A tenth of everything, for a quick look
@@ -118,6 +128,7 @@ fn main() -> ExitCode {
         Task::Chaos(flags) => chaos::run(&root, &flags),
         Task::Fuzz { targets, seconds } => fuzz::run(&root, &targets, seconds),
         Task::SchemaFuzz { examples, seed } => schema_fuzz::run(&root, examples, seed),
+        Task::Soak { minutes, changes } => soak::run(&root, minutes, changes),
         Task::Measure { quick } => measure::run(&root, quick),
     });
     match done {

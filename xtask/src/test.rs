@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::MetadataCommand;
 
 use crate::stage::{Stages, answers, program};
-use crate::{chaos, postgres, proof, tidy};
+use crate::{chaos, postgres, tidy};
 
 /// Runs all stages.
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let nextest = answers("cargo", &["nextest", "--version"]);
     let cargo = |arguments: &[&str]| program(root, "cargo", arguments);
-    let mut stages = Stages::new(if nextest { 10 } else { 9 });
+    let mut stages = Stages::new(if nextest { 9 } else { 8 });
     stages.run("format", || cargo(&["fmt", "--all", "--check"]))?;
     stages.run("tidy", || tidy::run(root))?;
     stages.run("postgresql", postgres::ensure)?;
@@ -24,7 +24,6 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     // The end-to-end tests and the demo run the real binary.
     stages.run("build", || build(root))?;
     stages.run("demo", || demo(root, &[]))?;
-    stages.run("simulation", || proof::simulation_tests(root))?;
     stages.run("chaos", || chaos::stage(root))?;
     if nextest {
         stages.run("doc tests", || cargo(&["test", "--workspace", "--doc", "--quiet"]))?;

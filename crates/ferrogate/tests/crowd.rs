@@ -98,13 +98,6 @@ async fn ask(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     timeout(DEADLINE, asked).await.with_context(|| format!("no answer to {path} in time"))?
 }
 
-/// Kilobytes of memory the process has resident.
-fn resident(process: &Process) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id().context("it runs")?))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    Ok(line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?.parse()?)
-}
-
 fn open_files(process: &Process) -> Option<usize> {
     Some(std::fs::read_dir(format!("/proc/{}/fd", process.id()?)).ok()?.count())
 }
@@ -122,7 +115,7 @@ async fn ten_thousand_slow_clients_do_not_keep_the_others_out() -> anyhow::Resul
         let created = management.create(&books, "?wait=live").await?;
         ensure!(created.status == 201, "{}", created.body);
     }
-    let (before, idle) = (open_files(&process).context("it runs")?, resident(&process)?);
+    let (before, idle) = (open_files(&process).context("it runs")?, process.resident().context("it runs")?);
     for (listener, path, answer) in
         [("http", "/books/echo", "HTTP/1.1 200 OK"), ("management", "/openapi.json", "HTTP/1.1 200 OK")]
     {
@@ -137,7 +130,7 @@ async fn ten_thousand_slow_clients_do_not_keep_the_others_out() -> anyhow::Resul
         println!(
             "{listener}: {} clients in {opened:.1?}, a request among them in {answered:.1?}, {} kB more",
             crowd.len(),
-            resident(&process)?.saturating_sub(idle)
+            process.resident().unwrap_or_default().saturating_sub(idle)
         );
         drop(crowd);
         let gone = eventually(DEADLINE, || open_files(&process).filter(|now| *now < before + 100)).await;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The seeds that continuous integration runs, and the bugs planted in some of them.
 //! `cargo xtask simulate` runs others.
-#![cfg(feature = "simulation")]
 
 use ferrogate_proof::sim::{Plant, report, run, run_with};
 

@@ -133,6 +133,14 @@ impl Process {
         self.child.id()
     }
 
+    /// Kilobytes of memory that it has resident, while it runs.
+    #[must_use]
+    pub fn resident(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
     /// `http://` and the address of a listener.
     #[must_use]
     pub fn url(&self, listener: &str) -> String {

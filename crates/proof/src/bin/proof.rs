@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ferrogate_proof::model::Plant;
 use ferrogate_proof::model::report::{check, planted, scenarios, table};
+use ferrogate_proof::sim::{report, run};
 
 #[derive(Parser)]
 #[command(name = "proof", about = "The protocol's model and the simulation")]
@@ -24,7 +25,6 @@ enum Task {
         depth: usize,
     },
     /// Run whole gateways in simulation
-    #[cfg(feature = "simulation")]
     Simulate {
         /// How many seeds
         #[arg(long, default_value_t = 200)]
@@ -41,15 +41,12 @@ enum Task {
 fn main() -> ExitCode {
     let held = match Cli::parse().task {
         Task::Model { depth } => model(depth),
-        #[cfg(feature = "simulation")]
         Task::Simulate { seeds, from, history } => simulate(seeds, from, history),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-#[cfg(feature = "simulation")]
 fn simulate(seeds: u64, from: u64, history: bool) -> bool {
-    use ferrogate_proof::sim::{report, run};
     if history {
         for outcome in (from..from.saturating_add(seeds)).filter_map(|seed| run(seed).ok()) {
             println!("seed {}, trace {:016x}\n{}", outcome.seed, outcome.trace, outcome.history);
