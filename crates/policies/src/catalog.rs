@@ -12,6 +12,7 @@ pub fn all() -> Vec<Arc<dyn Definition>> {
     vec![
         Arc::new(crate::basic_auth::BasicAuth),
         Arc::new(crate::basic_ratelimit::BasicRatelimit),
+        Arc::new(crate::client_certificate_auth::ClientCertificateAuth),
         Arc::new(crate::cors::Cors),
         Arc::new(crate::jwt_auth::JwtAuth),
         Arc::new(crate::remove_headers::RemoveHeaders),
@@ -37,6 +38,7 @@ pub(crate) fn readme(name: &str) -> &'static str {
     match name {
         crate::basic_auth::NAME => include_str!("basic_auth/README.md"),
         crate::basic_ratelimit::NAME => include_str!("basic_ratelimit/README.md"),
+        crate::client_certificate_auth::NAME => include_str!("client_certificate_auth/README.md"),
         crate::cors::NAME => include_str!("cors/README.md"),
         crate::jwt_auth::NAME => include_str!("jwt_auth/README.md"),
         crate::remove_headers::NAME => include_str!("remove_headers/README.md"),

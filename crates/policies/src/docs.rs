@@ -27,9 +27,9 @@ boolean, a string that reads as one is taken for it, since templates always give
 phase. It is compiled when the artifact is deployed, and one that cannot be evaluated on a request
 fails that request with 500: it never lets one pass. It sees `processing.phase`
 (`request_headers`, `request_body`, `response_headers`, `response_body`), `request` (`Headers`,
-`Body`, `Path`, `Method`, `RequestID`, `Metadata`) and `response` (`RequestHeaders`, `RequestBody`,
-`RequestPath`, `RequestMethod`, `ResponseHeaders`, `ResponseBody`, `ResponseStatus`, `RequestID`,
-`Metadata`); the same names with a small first letter work too.
+`Body`, `Path`, `Method`, `RequestID`, `ClientCertificate`, `Metadata`) and `response`
+(`RequestHeaders`, `RequestBody`, `RequestPath`, `RequestMethod`, `ResponseHeaders`, `ResponseBody`,
+`ResponseStatus`, `RequestID`, `Metadata`); the same names with a small first letter work too.
 
 ```yaml
 policies:
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn every_policy_has_a_readme_a_schema_and_a_sentence() {
         let registry = Registry::new(catalog::all()).expect("the catalogue is well formed");
-        assert_eq!(registry.iter().count(), 7);
+        assert_eq!(registry.iter().count(), 8);
         for registered in registry.iter() {
             let name = registered.definition.name();
             assert!(catalog::readme(name).contains("```yaml"), "{name} has no example");

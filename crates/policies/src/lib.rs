@@ -7,6 +7,7 @@
 pub mod basic_auth;
 pub mod basic_ratelimit;
 pub mod catalog;
+pub mod client_certificate_auth;
 pub mod cors;
 pub mod docs;
 mod duration;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use smallvec::SmallVec;
 
+use crate::client_certificate::ClientCertificate;
 use crate::definition::Attachment;
 
 /// One request's own state, from its first hook to its last.
@@ -19,6 +20,8 @@ pub struct Exchange<'a> {
     pub request_id: &'a str,
     /// The peer's address.
     pub client: IpAddr,
+    /// Who the client has proved to be in the TLS handshake, if it has.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
     /// Milliseconds since the Unix epoch, read once per request from the injected clock.
     pub now_ms: u64,
     /// Shared between policies; empty and unallocated for most requests.
@@ -60,6 +63,7 @@ impl<'a> Exchange<'a> {
             route,
             request_id,
             client,
+            client_certificate: None,
             now_ms,
             metadata: BTreeMap::new(),
             auth: None,

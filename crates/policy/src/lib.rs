@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod chain;
+pub mod client_certificate;
 mod condition;
 pub mod counters;
 pub mod definition;
@@ -19,6 +20,7 @@ mod params;
 pub mod registry;
 
 pub use chain::{Chain, ChainRun, Decision, Outcome, PathPrefixes, Phase, PolicyFailure, admit};
+pub use client_certificate::ClientCertificate;
 pub use condition::{ConditionError, MAX_CONDITION_BYTES};
 pub use counters::MemoryCounters;
 pub use definition::{

@@ -10,6 +10,7 @@ use cel::Value;
 use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
 
 use super::{ConditionError, Phase};
+use crate::client_certificate::ClientCertificate;
 
 /// How deep iterations may nest. Two suffice for "any header with any value that …".
 const MAX_ITERATION_DEPTH: usize = 2;
@@ -35,6 +36,7 @@ pub(super) enum Field {
     Path,
     Method,
     RequestId,
+    ClientCertificate,
     Metadata,
     RequestHeaders,
     RequestBody,
@@ -72,6 +74,7 @@ impl Variable {
                 ("Path", Field::Path),
                 ("Method", Field::Method),
                 ("RequestID", Field::RequestId),
+                ("ClientCertificate", Field::ClientCertificate),
                 ("Metadata", Field::Metadata),
             ],
             Variable::Response => &[
@@ -102,6 +105,8 @@ impl Field {
         match self {
             Field::Phase => phase.as_str().into(),
             Field::RequestId => "00000000-0000-4000-8000-000000000000".into(),
+            // Most clients have none, and a condition must be sound for them.
+            Field::ClientCertificate => Value::Null,
             Field::Path | Field::RequestPath => "/".into(),
             Field::Method | Field::RequestMethod => "GET".into(),
             Field::ResponseStatus => Value::Int(match phase {
@@ -232,10 +237,30 @@ impl Uses {
     }
 }
 
+/// A certificate as conditions see it, its fields in both spellings.
+pub(super) fn certificate_value(certificate: &ClientCertificate) -> Value {
+    let list =
+        |values: &[String]| Value::from(values.iter().map(|one| one.as_str().into()).collect::<Vec<Value>>());
+    let fields = [
+        ("Subject", certificate.subject.as_str().into()),
+        ("Issuer", certificate.issuer.as_str().into()),
+        ("Serial", certificate.serial.as_str().into()),
+        ("Fingerprint", certificate.fingerprint.as_str().into()),
+        ("DnsNames", list(&certificate.dns_names)),
+        ("Uris", list(&certificate.uris)),
+        ("Emails", list(&certificate.emails)),
+    ];
+    in_both_spellings(fields)
+}
+
 /// A body as conditions see it, its fields in both spellings.
 pub(super) fn body_value(content: &Value, last: bool) -> Value {
     let present = matches!(content, Value::Bytes(bytes) if !bytes.is_empty());
     let fields = [("Content", content.clone()), ("EndOfStream", last.into()), ("Present", present.into())];
+    in_both_spellings(fields)
+}
+
+fn in_both_spellings<const N: usize>(fields: [(&str, Value); N]) -> Value {
     let mut map: HashMap<String, Value> = HashMap::with_capacity(2 * fields.len());
     for (name, value) in fields {
         map.insert(decapitalised(name), value.clone());

@@ -165,6 +165,10 @@ impl Scene<'_> {
         match field {
             Field::Phase => self.phase.as_str().into(),
             Field::RequestId => self.exchange.request_id.into(),
+            Field::ClientCertificate => match &self.exchange.client_certificate {
+                Some(certificate) => fields::certificate_value(certificate),
+                None => Value::Null,
+            },
             Field::Metadata => metadata(self.exchange),
             Field::Headers | Field::RequestHeaders => request_headers(self.request),
             Field::Path | Field::RequestPath => self.request.path_and_query().into(),
@@ -231,11 +235,13 @@ fn body(body: Option<(&Bytes, bool)>) -> Value {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
 
     use bytes::Bytes;
     use serde_json::json;
 
     use super::{Condition, ConditionError, MAX_CONDITION_BYTES, Phase, Scene};
+    use crate::client_certificate::ClientCertificate;
     use crate::definition::Attachment;
     use crate::exchange::Exchange;
     use crate::harness::{Request, Response};
@@ -247,6 +253,11 @@ mod tests {
         let response = Response::new(404).with("server", "s");
         let attachment = Attachment::default();
         let mut exchange = Exchange::new(&attachment, "id-1", IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        exchange.client_certificate = Some(Arc::new(ClientCertificate {
+            subject: "CN=ann".to_owned(),
+            dns_names: vec!["a.example".to_owned()],
+            ..ClientCertificate::default()
+        }));
         exchange.metadata.insert("authenticated".to_owned(), json!(true));
         exchange.metadata.insert("deep".to_owned(), json!({"list": [1, 2]}));
         let body = Bytes::from_static(b"hello");
@@ -278,6 +289,9 @@ mod tests {
             ("request.Headers[':method'][0] == 'POST'", head, true),
             ("request.metadata['authenticated']", head, true),
             ("request.Metadata.deep.list[1] == 2", head, true),
+            ("request.ClientCertificate.Subject == 'CN=ann'", head, true),
+            ("'a.example' in request.clientCertificate.dnsNames", head, true),
+            ("request.ClientCertificate == null", head, false),
             ("request.Body == null", head, true),
             (
                 "request.Body.Content == b'hello' && request.Body.EndOfStream && request.Body.Present",

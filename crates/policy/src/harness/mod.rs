@@ -15,6 +15,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use crate::chain::{Chain, ChainRun, PathPrefixes, PolicyFailure};
+use crate::client_certificate::ClientCertificate;
 use crate::definition::{Attachment, Definition, Level, Services};
 use crate::exchange::{Auth, Exchange};
 use crate::hooks::{Answer, BodyNeed, Verdict};
@@ -37,6 +38,8 @@ pub struct Route {
     pub chain: Chain,
     /// Where it is attached.
     pub attachment: Attachment,
+    /// Who the client has proved to be.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
     /// The clock the next exchange reads.
     pub now_ms: u64,
 }
@@ -127,7 +130,14 @@ impl Route {
         let attachment = attachment(Level::Api);
         let prefixes = PathPrefixes::of_operation(0);
         let chain = Chain::compile(api, operation, &attachment, registry, services, &prefixes)?;
-        Ok(Route { chain, attachment, now_ms: NOW_MS })
+        Ok(Route { chain, attachment, client_certificate: None, now_ms: NOW_MS })
+    }
+
+    /// The same route, for a client that has proved to be this one.
+    #[must_use]
+    pub fn proven(mut self, certificate: ClientCertificate) -> Route {
+        self.client_certificate = Some(Arc::new(certificate));
+        self
     }
 
     /// Sends a request and its body through every phase, as the runtime would; the upstream
@@ -143,6 +153,7 @@ impl Route {
     ) -> Outcome {
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let mut exchange = Exchange::new(&self.attachment, "request-1", client, self.now_ms);
+        exchange.client_certificate.clone_from(&self.client_certificate);
         let mut run = ChainRun::new();
         let mut result = self.run_request(&mut request, &mut request_body, &mut exchange, &mut run);
         if matches!(result, Ok(Verdict::Continue)) {

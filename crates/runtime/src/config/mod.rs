@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ferrogate_base::secret::Secret;
 use ferrogate_xds::client::Controller;
+use http::HeaderName;
 
 use crate::access_log::Format;
 use crate::router::EscapedSlashes;
@@ -168,10 +169,27 @@ pub struct DownstreamTls {
     pub cert_path: Option<PathBuf>,
     /// PEM key.
     pub key_path: Option<PathBuf>,
+    /// Whether clients are asked for a certificate.
+    pub client_authentication: ClientAuthentication,
+    /// PEM of who may issue them, beside the Certificates with usage `clientTrust`.
+    pub client_ca_file: Option<PathBuf>,
+    /// The header in which upstreams are told of a verified one. Clients cannot set it.
+    pub client_certificate_header: Option<HeaderName>,
     /// Oldest version spoken.
     pub minimum: TlsVersion,
     /// Newest version spoken.
     pub maximum: TlsVersion,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthentication {
+    /// No.
+    None,
+    /// One that is shown must be good; who shows none is nobody in particular.
+    Optional,
+    /// The handshake fails without a good one.
+    Required,
 }
 
 /// What an `https` upstream's certificate is checked against.
@@ -389,6 +407,9 @@ impl Default for DownstreamTls {
         DownstreamTls {
             cert_path: None,
             key_path: None,
+            client_authentication: ClientAuthentication::None,
+            client_ca_file: None,
+            client_certificate_header: None,
             minimum: TlsVersion::Tls12,
             maximum: TlsVersion::Tls13,
         }

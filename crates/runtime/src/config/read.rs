@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use ferrogate_base::config::{ListenKeys, Reader};
 use ferrogate_xds::client::Controller;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::{
-    AccessLog, AccessLogTarget, Admin, Config, DataDir, DownstreamTls, Forwarding, Http1Codec, Limits,
-    Listen, PathRules, ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream, UpstreamTls,
+    AccessLog, AccessLogTarget, Admin, ClientAuthentication, Config, DataDir, DownstreamTls, Forwarding,
+    Http1Codec, Limits, Listen, PathRules, ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream,
+    UpstreamTls,
 };
 use crate::access_log::Format;
 use crate::access_log::format::DEFAULT_TEXT;
@@ -236,6 +237,19 @@ fn max_lag(reader: &mut Reader<'_>, default: Option<Duration>) -> Option<Duratio
         .filter(|lag| !lag.is_zero())
 }
 
+/// A header that says something else already cannot say this.
+fn certificate_header(reader: &mut Reader<'_>) -> Option<HeaderName> {
+    const KEY: &str = "router.downstream_tls.client_certificate_header";
+    const TAKEN: [&str; 6] =
+        ["host", "connection", "content-length", "transfer-encoding", "authorization", "x-request-id"];
+    let text = reader.optional_string(KEY)?;
+    let name = HeaderName::try_from(&text).ok().filter(|name| !TAKEN.contains(&name.as_str()));
+    if name.is_none() {
+        reader.problem(KEY, "is no header name, or one that has another meaning");
+    }
+    name
+}
+
 fn downstream_tls(reader: &mut Reader<'_>) -> DownstreamTls {
     let (minimum, maximum) = versions(
         reader,
@@ -245,6 +259,17 @@ fn downstream_tls(reader: &mut Reader<'_>) -> DownstreamTls {
     let tls = DownstreamTls {
         cert_path: reader.optional_path("router.downstream_tls.cert_path"),
         key_path: reader.optional_path("router.downstream_tls.key_path"),
+        client_authentication: reader.choice(
+            "router.downstream_tls.client_authentication",
+            ClientAuthentication::None,
+            &[
+                ("none", ClientAuthentication::None),
+                ("optional", ClientAuthentication::Optional),
+                ("required", ClientAuthentication::Required),
+            ],
+        ),
+        client_ca_file: reader.optional_path("router.downstream_tls.client_ca_path"),
+        client_certificate_header: certificate_header(reader),
         minimum,
         maximum,
     };
@@ -531,6 +556,8 @@ mod tests {
             cert_file = "a.pem"
             [router.downstream_tls]
             key_path = "k.pem"
+            client_authentication = "always"
+            client_certificate_header = "Host"
             minimum_protocol_version = "TLS1_3"
             maximum_protocol_version = "TLS1_2"
             [router]
@@ -546,6 +573,8 @@ mod tests {
             "http:// or https://",
             "runtime.tls.cert_file",
             "downstream_tls.cert_path",
+            "downstream_tls.client_authentication",
+            "downstream_tls.client_certificate_header",
             "is newer",
             "listener_prot",
         ] {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ferrogate_policy::ClientCertificate;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -31,7 +32,7 @@ use crate::h1::connection::{self, Handover};
 use crate::h1::handover::Rewound;
 use crate::metrics::WorkerMetrics;
 use crate::request;
-use crate::tls::ServerTls;
+use crate::tls::{ServerTls, identity};
 use crate::worker::Worker;
 
 /// How long a drain leaves an idle HTTP/1 connection open for the request that its client may
@@ -49,10 +50,20 @@ pub struct Peer {
     pub address: IpAddr,
     /// It speaks TLS with us.
     pub https: bool,
+    /// Who it has proved to be in the handshake, if it has.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// What the socket watches.
     pub activity: Arc<Activity>,
     /// Held here because a connection that became a tunnel outlives its HTTP.
     _open: Open,
+}
+
+/// What is known of a connection before its first request.
+struct Arrived {
+    address: IpAddr,
+    /// What ALPN settled; without TLS the first bytes decide.
+    h2: Option<bool>,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// Counts a connection as open while it lives.
@@ -99,14 +110,17 @@ pub async fn serve(
         }
     }
     match tls {
-        None => speak(worker, stream, client, None, open).await,
+        None => speak(worker, stream, Arrived { address: client, h2: None, certificate: None }, open).await,
         Some(tls) => {
             let Some(acceptor) = tls.acceptor() else { return worker.metrics.tls_failures.one() };
             let limit = worker.shared.config.limits.tls_handshake_timeout;
             match tokio::time::timeout(limit, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
-                    speak(worker, stream, client, Some(h2), open).await;
+                    let session = stream.get_ref().1;
+                    let h2 = Some(session.alpn_protocol() == Some(b"h2".as_slice()));
+                    let shown = session.peer_certificates().and_then(<[_]>::first);
+                    let certificate = shown.and_then(|shown| identity::read(shown)).map(Arc::new);
+                    speak(worker, stream, Arrived { address: client, h2, certificate }, open).await;
                 }
                 Ok(Err(error)) => {
                     worker.metrics.tls_failures.one();
@@ -118,15 +132,18 @@ pub async fn serve(
     }
 }
 
-/// `h2` is what ALPN settled; without TLS the first bytes decide.
-async fn speak<S>(worker: Rc<Worker>, stream: S, address: IpAddr, h2: Option<bool>, open: Open)
+async fn speak<S>(worker: Rc<Worker>, stream: S, arrived: Arrived, open: Open)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let last_request = LAST_REQUEST.min(worker.shared.config.drain_deadline / 10);
     let config = &worker.shared.config;
     // What upstreams are told of the proxies in front is written over hyper's heads only.
-    let own = config.http1_codec == Http1Codec::Own && config.forwarding == Forwarding::default();
+    let forwards = config.forwarding != Forwarding::default()
+        || config.downstream_tls.client_certificate_header.is_some();
+    // And only hyper's walk knows who has proved to be whom.
+    let own = config.http1_codec == Http1Codec::Own && !forwards && arrived.certificate.is_none();
+    let Arrived { address, h2, certificate } = arrived;
     let (stream, read, carried) = if own && h2 != Some(true) {
         let peer = arrival::Peer { address, https: h2.is_some() };
         match connection::serve(worker.clone(), stream, peer, last_request).await {
@@ -138,7 +155,7 @@ where
     };
     // In a box of its own: what hyper needs is large, and most connections never need it.
     let activity = Activity::new(h2, carried, config.limits.max_h2_resets);
-    let peer = Rc::new(Peer { address, https: h2.is_some(), activity, _open: open });
+    let peer = Rc::new(Peer { address, https: h2.is_some(), certificate, activity, _open: open });
     Box::pin(through_hyper(worker.clone(), Rewound::new(read, stream), peer)).await;
 }
 

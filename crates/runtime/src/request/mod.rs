@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ferrogate_model::Position;
-use ferrogate_policy::{BodyNeed, Chain};
+use ferrogate_policy::{BodyNeed, Chain, ClientCertificate};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -31,6 +31,7 @@ use crate::head::RequestParts;
 use crate::response::Draft;
 use crate::response::body::{ResponseBody, Source};
 use crate::router::CompiledRoute;
+use crate::tls::identity;
 use crate::upgrade::tunnel::{self, Held};
 use crate::upgrade::{self, Offer, Switch};
 use crate::worker::Worker;
@@ -42,6 +43,8 @@ struct Routed {
     head: RequestParts,
     /// Who the client is, as far as can be verified.
     client: IpAddr,
+    /// Who it has proved to be, if it has.
+    certificate: Option<Arc<ClientCertificate>>,
     /// Path and query as the client sent them.
     original_path: HeaderValue,
     /// The protocol to switch to, when client and route agree on one.
@@ -129,6 +132,9 @@ fn find(
         version: parts.version,
     };
     let client = forwarded::settle(&mut parts.headers, &worker.shared.config.forwarding, &arrival);
+    if let Some(name) = &worker.shared.config.downstream_tls.client_certificate_header {
+        identity::tell(&mut parts.headers, name, peer.certificate.as_deref());
+    }
     record.request_id = request_id.into();
 
     let snapshot = worker.shared.state.load();
@@ -153,7 +159,8 @@ fn find(
         None => None,
     };
     let head = RequestParts::new(parts.headers, parts.method, target.text, target.authority, peer.https);
-    Ok(Routed { route, chain, head, client, original_path, switch })
+    let certificate = peer.certificate.clone();
+    Ok(Routed { route, chain, head, client, certificate, original_path, switch })
 }
 
 impl Routed {

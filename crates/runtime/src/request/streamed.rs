@@ -116,10 +116,10 @@ pub async fn serve(
 
 async fn run(worker: Rc<Worker>, routed: Routed, incoming: Incoming, mut record: Box<Record>, out: Out) {
     // Nothing is switched where policies see bodies.
-    let Routed { route, chain, head, client, original_path, switch: _ } = routed;
+    let Routed { route, chain, head, client, certificate, original_path, switch: _ } = routed;
     let request_id = record.request_id.clone();
     let walk = Walk::new(&worker, &route, &chain, &original_path, &record);
-    let live = walk.live(head, &request_id, client);
+    let live = walk.live(head, &request_id, client, certificate);
     let method = live.head.current_method().clone();
     let stopped = Stopped::default();
     let traffic = record.traffic.clone();

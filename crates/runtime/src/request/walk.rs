@@ -5,12 +5,13 @@
 //! same steps where policies see bodies chunk by chunk.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use ferrogate_model::kinds::rest_api::{HostRewrite, UpstreamProtocol};
 use ferrogate_policy::chain::PolicyFailure;
-use ferrogate_policy::{BodyNeed, Chain, ChainRun, Exchange, Verdict};
+use ferrogate_policy::{BodyNeed, Chain, ChainRun, ClientCertificate, Exchange, Verdict};
 use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -78,10 +79,10 @@ pub async fn whole(
     incoming: Incoming,
     record: &mut Record,
 ) -> Result<Draft, Failure> {
-    let Routed { route, chain, head, client, original_path, switch } = routed;
+    let Routed { route, chain, head, client, certificate, original_path, switch } = routed;
     let walk = Walk::new(worker, &route, &chain, &original_path, record);
     let request_id = record.request_id.clone();
-    let mut live = walk.live(head, &request_id, client);
+    let mut live = walk.live(head, &request_id, client, certificate);
     let method = live.head.current_method().clone();
     let coding = Coding::of(&live.head.headers);
     if let Some(answer) = walk.ask(&mut live, record).await? {
@@ -139,9 +140,16 @@ impl<'a> Walk<'a> {
     }
 
     /// What policies work on, at the beginning.
-    pub fn live(&self, head: RequestParts, request_id: &'a str, client: IpAddr) -> Live<'a> {
+    pub fn live(
+        &self,
+        head: RequestParts,
+        request_id: &'a str,
+        client: IpAddr,
+        certificate: Option<Arc<ClientCertificate>>,
+    ) -> Live<'a> {
         let now = self.worker.shared.clock.now_ms();
-        let exchange = Exchange::new(&self.route.attachment, request_id, client, now);
+        let mut exchange = Exchange::new(&self.route.attachment, request_id, client, now);
+        exchange.client_certificate = certificate;
         Live { head, exchange, run: ChainRun::new() }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod certificates;
 mod client;
+pub mod identity;
 mod server;
 mod verify;
 
@@ -14,6 +15,7 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
+use rustls::server::VerifierBuilderError;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -36,6 +38,9 @@ pub enum TlsError {
     /// Certificate, key or versions do not fit together.
     #[error("the TLS configuration is not usable")]
     Config(#[from] rustls::Error),
+    /// Clients cannot be verified by what is trusted.
+    #[error("clients cannot be verified")]
+    Clients(#[from] VerifierBuilderError),
     /// The self-signed certificate could not be made.
     #[error("the self-signed certificate could not be made")]
     SelfSigned(#[from] rcgen::Error),

@@ -9,15 +9,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
-use super::certificates::Shelf;
+use super::certificates::{Shelf, roots};
 use super::{TlsError, read_certificates, read_key, shared_provider, versions};
-use crate::config::DownstreamTls;
+use crate::config::{ClientAuthentication, DownstreamTls};
 use crate::state::State;
 
 /// What clients are told by ALPN: HTTP/2 before HTTP/1.1 (contract 1.1).
@@ -26,16 +26,25 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// TLS towards clients.
 pub struct ServerTls {
     state: Arc<State>,
-    resolver: Arc<Resolver>,
-    versions: Vec<&'static SupportedProtocolVersion>,
+    terms: Terms,
     current: ArcSwap<Made>,
     making: Mutex<()>,
+}
+
+/// What does not change.
+struct Terms {
+    resolver: Arc<Resolver>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    authentication: ClientAuthentication,
+    /// Who may issue clients' certificates, by the settings.
+    issuers: RootCertStore,
 }
 
 /// A configuration and the trust it was made with.
 struct Made {
     trust: Shelf,
-    config: Arc<ServerConfig>,
+    /// `None` when clients must prove themselves and nobody may issue certificates to them.
+    config: Option<Arc<ServerConfig>>,
 }
 
 /// Finds what a client is shown.
@@ -72,32 +81,38 @@ impl ServerTls {
         };
         let fallback = Arc::new(CertifiedKey::from_der(chain, key, &shared_provider())?);
         let resolver = Arc::new(Resolver { state: state.clone(), fallback });
+        let mut issuers = RootCertStore::empty();
+        if let Some(path) = &settings.client_ca_file {
+            issuers = roots(issuers, &read_certificates(path)?)?;
+        }
         let versions = versions(settings.minimum, settings.maximum);
+        let terms = Terms { resolver, versions, authentication: settings.client_authentication, issuers };
         let trust = state.load().certificates.client_trust().clone();
-        let config = make(&versions, &resolver)?;
+        let config = terms.make(&trust)?;
         let current = ArcSwap::from_pointee(Made { trust, config });
-        Ok(ServerTls { state, resolver, versions, current, making: Mutex::default() })
+        Ok(ServerTls { state, terms, current, making: Mutex::default() })
     }
 
-    /// For the next handshake. `None` when none can be had, which is logged: a client is then
-    /// turned away rather than let in unverified.
+    /// For the next handshake. `None` when nobody could prove who they are although all must, or
+    /// when the library fails, which is logged: a client is turned away rather than let in
+    /// unverified.
     #[must_use]
     pub fn acceptor(&self) -> Option<TlsAcceptor> {
         let snapshot = self.state.load();
         let trust = snapshot.certificates.client_trust();
         let current = self.current.load();
         if current.trust.ptr_eq(trust) {
-            return Some(TlsAcceptor::from(current.config.clone()));
+            return current.config.clone().map(TlsAcceptor::from);
         }
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current.load();
         if current.trust.ptr_eq(trust) {
-            return Some(TlsAcceptor::from(current.config.clone()));
+            return current.config.clone().map(TlsAcceptor::from);
         }
-        match make(&self.versions, &self.resolver) {
+        match self.terms.make(trust) {
             Ok(config) => {
                 self.current.store(Arc::new(Made { trust: trust.clone(), config: config.clone() }));
-                Some(TlsAcceptor::from(config))
+                config.map(TlsAcceptor::from)
             }
             Err(error) => {
                 tracing::error!(%error, "clients cannot be spoken to over TLS");
@@ -107,18 +122,34 @@ impl ServerTls {
     }
 }
 
-fn make(
-    versions: &[&'static SupportedProtocolVersion],
-    resolver: &Arc<Resolver>,
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(shared_provider())
-        .with_protocol_versions(versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver.clone());
-    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-    // Sealed sessions that clients keep, so that nothing is stored here and any worker opens them.
-    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
-    Ok(Arc::new(config))
+impl Terms {
+    fn make(&self, trust: &Shelf) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+        let builder =
+            ServerConfig::builder_with_provider(shared_provider()).with_protocol_versions(&self.versions)?;
+        let issuers = roots(self.issuers.clone(), trust.values().flat_map(|one| one.anchors()))?;
+        let builder = match (self.authentication, issuers.is_empty()) {
+            // Nobody could show a good one, so nobody is asked.
+            (ClientAuthentication::None, _) | (ClientAuthentication::Optional, true) => {
+                builder.with_no_client_auth()
+            }
+            (ClientAuthentication::Required, true) => {
+                tracing::warn!("clients must show certificates, and nobody is trusted to issue them");
+                return Ok(None);
+            }
+            (wanted, false) => {
+                let issuers = Arc::new(issuers);
+                let verifier = WebPkiClientVerifier::builder_with_provider(issuers, shared_provider());
+                let optional = wanted == ClientAuthentication::Optional;
+                let verifier = if optional { verifier.allow_unauthenticated() } else { verifier };
+                builder.with_client_cert_verifier(verifier.build()?)
+            }
+        };
+        let mut config = builder.with_cert_resolver(self.resolver.clone());
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        // Sealed sessions that clients keep, so that nothing is stored here and any worker opens them.
+        config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+        Ok(Some(Arc::new(config)))
+    }
 }
 
 /// A certificate nobody trusts, so that the HTTPS port answers before an operator has

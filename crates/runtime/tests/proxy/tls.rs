@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrogate_runtime::config::{Config, UpstreamTls};
+use ferrogate_runtime::config::{ClientAuthentication, Config, UpstreamTls};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -279,4 +279,106 @@ async fn connections_are_not_shared_between_ways_to_prove_oneself() {
         assert_eq!(gateway.get("/u/x").await.status, StatusCode::OK);
         assert_eq!(gateway.get("/t/x").await.reason(), "upstream_tls_failed");
     }
+}
+
+/// Answers with a word to whom it knows, whoever they say they are.
+fn known(upstream: &str) -> serde_json::Value {
+    api("/t", upstream, |spec| {
+        spec["policies"] = json!([{
+            "name": "probe",
+            "version": "v1",
+            "params": {"do": "answer", "value": "known"},
+            "executionCondition": "request.ClientCertificate != null && \
+                                   'ann.example' in request.ClientCertificate.DnsNames",
+        }]);
+    })
+}
+
+/// What a client gets who shows this: nothing, or the status and what its upstream was told.
+async fn called(
+    gateway: &Gateway,
+    trusted: &Authority,
+    shown: Option<&Identity>,
+) -> Option<(u16, Option<String>)> {
+    let address = gateway.running().addresses().https.expect("an HTTPS address");
+    let config = Arc::new(pki::client(trusted, shown));
+    let mut stream = connect(address, &config, "shop.example").await.ok()?;
+    // Of TLS 1.3 a refused certificate is told after the handshake, when something is read.
+    let mut byte = [0];
+    let read = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut byte)).await;
+    if read.is_ok() {
+        return None;
+    }
+    let mut request = get("/t/x");
+    request.headers_mut().insert("x-client-cert", "Subject=\"CN=mallory\"".parse().expect("a value"));
+    let reply = Client::over(stream).await.call(request).await;
+    let told = (reply.status == StatusCode::OK).then(|| reply.json()["headers"]["x-client-cert"].clone());
+    Some((reply.status.as_u16(), told.and_then(|told| told[0].as_str().map(str::to_owned))))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_prove_themselves_as_the_operator_wants_and_policies_know() {
+    let backend = Backend::start().await;
+    let (ours, clients, others) =
+        (Authority::new("ours"), Authority::new("clients"), Authority::new("others"));
+    let server = ours.issue(&["shop.example"]).artifact("shop", |_| {});
+    let trust = certificate("clients", &clients.pem(), |spec| spec["usage"] = json!("clientTrust"));
+    let (ann, bob) = (clients.issue(&["ann.example"]), clients.issue(&["bob.example"]));
+    let foreign = others.issue(&["ann.example"]);
+    for wanted in [ClientAuthentication::None, ClientAuthentication::Optional, ClientAuthentication::Required]
+    {
+        let gateway = with_https(|config| {
+            config.downstream_tls.client_authentication = wanted;
+            config.downstream_tls.client_certificate_header = Some("x-client-cert".parse().expect("a name"));
+        })
+        .await;
+        gateway.deploy(&[known(&backend.url()), server.clone()]).await;
+        let stranger = called(&gateway, &ours, None).await;
+        let proven = called(&gateway, &ours, Some(&ann)).await;
+        match wanted {
+            // Nobody is trusted to say who a client is, so that all are strangers, or turned away.
+            ClientAuthentication::None | ClientAuthentication::Optional => {
+                assert_eq!((stranger, proven), (Some((200, None)), Some((200, None))), "{wanted:?}");
+            }
+            ClientAuthentication::Required => assert_eq!((stranger, proven), (None, None)),
+        }
+        gateway.deploy(&[known(&backend.url()), server.clone(), trust.clone()]).await;
+        let stranger = called(&gateway, &ours, None).await;
+        let proven = called(&gateway, &ours, Some(&ann)).await;
+        let unknown = called(&gateway, &ours, Some(&bob)).await;
+        let refused = called(&gateway, &ours, Some(&foreign)).await;
+        if wanted == ClientAuthentication::None {
+            assert_eq!((stranger, proven), (Some((200, None)), Some((200, None))));
+            continue;
+        }
+        let required = wanted == ClientAuthentication::Required;
+        assert_eq!(stranger, (!required).then_some((200, None)), "{wanted:?}");
+        assert_eq!(proven, Some((418, None)), "{wanted:?}: the policy knows who it is");
+        let told = unknown.and_then(|(status, told)| (status == 200).then_some(told?)).expect("served");
+        assert!(told.starts_with("Hash=") && told.contains("Subject=\"CN=bob.example\""), "{told}");
+        assert_eq!(refused, None, "{wanted:?}: of nobody that is trusted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_trusted_no_more_does_not_resume() {
+    let gateway =
+        with_https(|config| config.downstream_tls.client_authentication = ClientAuthentication::Required)
+            .await;
+    let (ours, clients, others) =
+        (Authority::new("ours"), Authority::new("clients"), Authority::new("others"));
+    let server = ours.issue(&["shop.example"]).artifact("shop", |_| {});
+    let trusting = |authority: &Authority| {
+        certificate("clients", &authority.pem(), |spec| spec["usage"] = json!("clientTrust"))
+    };
+    let ann = clients.issue(&["ann.example"]);
+    let address = gateway.running().addresses().https.expect("an HTTPS address");
+    let config = Arc::new(pki::client_of(&[&rustls::version::TLS12], &ours, Some(&ann)));
+    gateway.deploy(&[server.clone(), trusting(&clients)]).await;
+    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let stream = connect(address, &config, "shop.example").await.expect("a handshake");
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+    }
+    gateway.deploy(&[server, trusting(&others)]).await;
+    assert!(connect(address, &config, "shop.example").await.is_err(), "the old session still counts");
 }

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who a client has proved to be: read from its certificate once per connection, after the
+//! handshake has verified it. Upstreams are told in a header, if the operator names one, which
+//! clients cannot set: it is removed from every request first.
+
+use std::fmt::Write as _;
+
+use ferrogate_policy::ClientCertificate;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ring::digest::{SHA256, digest};
+use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// What a verified certificate says; `None` when it cannot be read, which verification would
+/// not have let pass.
+#[must_use]
+pub fn read(certificate: &CertificateDer<'_>) -> Option<ClientCertificate> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let mut identity = ClientCertificate {
+        subject: parsed.subject().to_string(),
+        issuer: parsed.issuer().to_string(),
+        serial: hex(parsed.raw_serial()),
+        fingerprint: hex(digest(&SHA256, certificate).as_ref()),
+        ..ClientCertificate::default()
+    };
+    let names = parsed.subject_alternative_name().ok().flatten();
+    for name in names.into_iter().flat_map(|names| names.value.general_names.iter()) {
+        match name {
+            GeneralName::DNSName(name) => identity.dns_names.push(name.to_ascii_lowercase()),
+            GeneralName::URI(uri) => identity.uris.push((*uri).to_owned()),
+            GeneralName::RFC822Name(address) => identity.emails.push((*address).to_owned()),
+            _ => {}
+        }
+    }
+    Some(identity)
+}
+
+/// Puts the header in place of whatever the client sent under its name.
+pub fn tell(headers: &mut HeaderMap, name: &HeaderName, identity: Option<&ClientCertificate>) {
+    headers.remove(name);
+    let Some(identity) = identity else { return };
+    // In quotes, what would end them escaped; what cannot stand in a header is left out.
+    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let mut value = format!("Hash={};Subject=\"{}\"", identity.fingerprint, quoted(&identity.subject));
+    for uri in &identity.uris {
+        value.push_str(&format!(";URI=\"{}\"", quoted(uri)));
+    }
+    for dns in &identity.dns_names {
+        value.push_str(&format!(";DNS=\"{}\"", quoted(dns)));
+    }
+    let value = HeaderValue::try_from(&value)
+        .or_else(|_| HeaderValue::try_from(format!("Hash={}", identity.fingerprint)));
+    if let Ok(value) = value {
+        headers.insert(name, value);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a text does not fail.
+        let _written = write!(text, "{byte:02x}");
+    }
+    text
+}
