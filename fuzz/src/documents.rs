@@ -11,6 +11,7 @@ use ferrogate_model::document::{Defaults, Format, parse};
 use ferrogate_model::kinds::rest_api::PolicySpec;
 use ferrogate_model::template::Lookup;
 use ferrogate_policies::catalog;
+use ferrogate_policy::fetch::{Done, Fetch, Order};
 use ferrogate_policy::{Registry, Services};
 use serde_json::{Value, json};
 
@@ -150,12 +151,35 @@ fn gather(value: &Value, words: &mut Vec<String>) {
     }
 }
 
-/// The built-in policies.
+/// The key of the one authority whose tokens are accepted; nobody has its private half.
+const KEY: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k","use":"sig","alg":"ES256",
+    "x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
+
+/// The built-in policies, with what an operator has to give them before they serve.
 #[must_use]
 pub fn registry() -> &'static Arc<Registry> {
-    static BUILT: LazyLock<Arc<Registry>> =
-        LazyLock::new(|| Arc::new(Registry::new(catalog::all()).expect("the catalogue is well formed")));
+    static BUILT: LazyLock<Arc<Registry>> = LazyLock::new(|| {
+        let mut registry = Registry::new(catalog::all()).expect("the catalogue is well formed");
+        let managers = json!([{"name": "a", "issuer": "a", "jwks": {"local": {"inline": KEY}}}]);
+        registry.configure("jwtauth_v1", &json!({"keyManagers": managers})).expect("a section that works");
+        Arc::new(registry)
+    });
     &BUILT
+}
+
+/// What those policies may touch: memory only.
+#[must_use]
+pub fn services() -> Services {
+    catalog::services(registry(), Arc::new(Nothing))
+}
+
+/// There is nobody to fetch from.
+struct Nothing;
+
+impl Fetch for Nothing {
+    fn start(&self, _order: Order, done: Done) {
+        done(Err("there is no network here".to_owned()));
+    }
 }
 
 /// Admission as a controller does it, but for where templates look.

@@ -4,7 +4,6 @@
 //! fails no request, whatever the client sends.
 
 use bytes::Bytes;
-use ferrogate_policy::Services;
 use ferrogate_policy::harness::{Request, Response, Route};
 
 use crate::Target;
@@ -39,7 +38,7 @@ fn run(data: &[u8]) {
     }
     let body = Bytes::copy_from_slice(choices.bytes(usize::from(data.len().is_multiple_of(2)) * 16));
     edit(&mut spec.params, &mut choices, documents::words());
-    let route = Route::with_policies(documents::registry(), &[], &[spec], &Services::in_memory());
+    let route = Route::with_policies(documents::registry(), &[], &[spec], &documents::services());
     let Ok(route) = route else { return };
     let outcome = route.run(request, body.clone(), Response::new(200).with("x-a", "b"), body);
     assert_eq!(outcome.failure, None, "a policy that compiled fails a request");
