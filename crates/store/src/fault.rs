@@ -13,6 +13,8 @@ use crate::{CommitError, StoreError};
 /// disk is full or failing, the file cannot be opened or written.
 const SQLITE_TRANSIENT: [i64; 8] = [5, 6, 7, 8, 10, 13, 14, 15];
 
+const SQLITE_BUSY: i64 = 5;
+
 /// What is stored contradicts what this version writes.
 pub(crate) fn corrupt(what: impl Display) -> StoreError {
     StoreError::Corrupt(what.to_string())
@@ -56,6 +58,12 @@ fn transient(error: &dyn DatabaseError) -> bool {
             || code == "42703");
     }
     code.parse::<i64>().is_ok_and(|code| SQLITE_TRANSIENT.contains(&(code & 0xff)))
+}
+
+/// Whether SQLite says that another connection is in the way.
+pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.and_then(|code| code.parse::<i64>().ok()).is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
 /// Whether an error answered to COMMIT itself says that the transaction was rolled back:

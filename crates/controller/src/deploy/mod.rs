@@ -147,7 +147,7 @@ impl Deployer {
         let writes = deployment.writes.into_iter().map(commit).collect();
         let batch = Batch { id, author: deployment.author, at, writes, expects: deployment.expects };
         let answer = tokio::time::timeout(COMMIT_DEADLINE, self.store.commit(batch)).await;
-        let committed = match answer {
+        let mut committed = match answer {
             Ok(Ok(committed)) => committed,
             Ok(Err(CommitError::Guard { name, found })) => return Err(DeployError::Guard { name, found }),
             Ok(Err(CommitError::Claimed { name, claim, holder })) => {
@@ -157,10 +157,19 @@ impl Deployer {
             Ok(Err(CommitError::Store(error))) => return Err(error.into()),
             Ok(Err(CommitError::Unknown(_))) | Err(_) => self.resolve(id).await?,
         };
-        let position = Position::new(committed.epoch, committed.last);
-        let snapshot = self.replica.reached(position, OWN_WRITE_DEADLINE).await;
+        let mut snapshot = self.seen(&committed).await;
+        // A failover since the commit may have lost it: the line of the new epoch tells.
+        if snapshot.as_ref().is_some_and(|seen| seen.position().epoch != committed.epoch) {
+            committed = self.resolve(id).await?;
+            snapshot = self.seen(&committed).await.filter(|seen| seen.position().epoch == committed.epoch);
+        }
         tracing::info!(batch = %id, first = %committed.first, last = %committed.last, "batch committed");
         Ok(Deployed { committed, at, snapshot })
+    }
+
+    /// Waits, bounded, for this replica to be at least as far.
+    async fn seen(&self, committed: &Committed) -> Option<Arc<Snapshot>> {
+        self.replica.reached(Position::new(committed.epoch, committed.last), OWN_WRITE_DEADLINE).await
     }
 
     /// Waits, bounded, until this replica has seen all that is committed now.
@@ -183,13 +192,14 @@ impl Deployer {
     }
 
     async fn resolve(&self, id: Uuid) -> Result<Committed, DeployError> {
-        tracing::warn!(batch = %id, "the answer to a commit was lost; asking what became of it");
+        tracing::warn!(batch = %id, "a commit's answer, or the database that gave it, was lost; asking what became of it");
         let deadline = Instant::now() + OUTCOME_DEADLINE;
         loop {
             match tokio::time::timeout_at(deadline, self.store.outcome(id)).await {
                 Ok(Ok(Some(committed))) => return Ok(committed),
                 Ok(Ok(None)) => {
-                    let reason = "the connection was lost before the commit; nothing was written";
+                    let reason =
+                        "the database was lost before it had the commit for good; nothing was written";
                     return Err(StoreError::Unavailable(reason.to_owned()).into());
                 }
                 Ok(Err(StoreError::Unavailable(_))) if Instant::now() + OUTCOME_PAUSE < deadline => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
-use ferrogate_model::{GatewayId, Position, ResourceName, Revision};
+use ferrogate_model::{Epoch, GatewayId, Position, ResourceName, Revision};
 use ferrogate_store::{
     Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, Options,
     RuntimeLease, State, Store, StoreError, StoredArtifact, open,
@@ -27,6 +27,10 @@ pub enum Mode {
     LoseCommits,
     /// Commits go through, their answers are lost, and nobody can ask afterwards.
     LoseAnswersAndHide,
+    /// Commits are answered by a database that a failover then loses, and they with it.
+    LoseInFailover,
+    /// Commits are answered by a database that fails over, and they survive.
+    FailOver,
 }
 
 /// A sound store with a switch.
@@ -82,7 +86,17 @@ impl Store for Faulty {
         if self.is(Mode::LoseCommits) {
             return Err(CommitError::Unknown(id));
         }
+        // What the epoch before this one would have answered.
+        let before = |epoch: Epoch| Epoch(epoch.0 - 1);
+        if self.is(Mode::LoseInFailover) {
+            let Head { position, .. } = self.inner.head().await?;
+            let (epoch, next) = (before(position.epoch), Revision(position.revision.0 + 1));
+            return Ok(Committed { epoch, first: next, last: next });
+        }
         let committed = self.up()?.commit(batch).await;
+        if self.is(Mode::FailOver) {
+            return committed.map(|one| Committed { epoch: before(one.epoch), ..one });
+        }
         if self.is(Mode::LoseAnswers) || self.is(Mode::LoseAnswersAndHide) {
             return Err(CommitError::Unknown(id));
         }

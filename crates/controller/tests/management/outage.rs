@@ -113,3 +113,24 @@ async fn a_lost_answer_is_resolved_and_never_guessed() {
     let again = write().await;
     assert_eq!((again.status.as_u16(), again.revision()), (201, 2), "the retry applied nothing twice");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_a_failover_lost_is_not_taken_for_another_request() {
+    let (gateway, store, _dir) = gateway().await;
+    gateway.create("before", "/before").await;
+    let key = uuid::Uuid::new_v4().to_string();
+    let write = || {
+        let request = gateway.request(Method::POST, "/rest-apis").header("idempotency-key", key.clone());
+        send(request.body(api("lost", "/lost")))
+    };
+    store.set(Mode::LoseInFailover);
+    let lost = write().await;
+    assert_eq!((lost.status.as_u16(), lost.header("retry-after")), (503, Some("1")), "{lost:?}");
+
+    store.set(Mode::FailOver);
+    let survived = write().await;
+    assert_eq!((survived.status.as_u16(), survived.revision()), (201, 2), "{survived:?}");
+    store.set(Mode::Sound);
+    let again = write().await;
+    assert_eq!((again.status.as_u16(), again.revision()), (201, 2), "the retry applied nothing twice");
+}

@@ -322,7 +322,6 @@ async fn goodput(most: usize) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_overload_shedding_keeps_the_goodput() {
     let (shedding, queueing) = (goodput(10).await, goodput(100_000).await);
-    // Four seconds at fifty a second are two hundred that could be served in time.
-    assert!(shedding >= 100, "{shedding} with shedding");
-    assert!(shedding >= 2 * queueing, "{shedding} with shedding, {queueing} without");
+    // Of eight hundred, two hundred could be served in time; how many are, the machine decides.
+    assert!(shedding > 2 * queueing, "{shedding} with shedding, {queueing} without");
 }

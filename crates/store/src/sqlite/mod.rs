@@ -11,16 +11,18 @@ mod read;
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ferrogate_model::{GatewayId, Position, ResourceName, Revision};
 use futures::stream;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::{Mutex, MutexGuard, broadcast};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::fault::{corrupt, unavailable};
+use crate::fault::{self, corrupt, unavailable};
 use crate::history::{self, History, Seen, Verdict};
 use crate::ready::{Ready, within};
 use crate::rows::{self, GatewayRow};
@@ -31,6 +33,9 @@ use crate::{
 
 /// Hints kept for a subscriber that is busy; one that lags further gets a single hint for all it missed.
 const HINT_BUFFER: usize = 64;
+
+/// Between two tries of what SQLite does not wait for by itself.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How often a call looks again after beginning a new epoch; once is enough unless the
 /// history changes while it is being looked at.
@@ -70,7 +75,6 @@ impl SqliteStore {
         let connect = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
             // An answered commit survives a power cut, not only a crash of the process.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.timeout);
@@ -97,6 +101,7 @@ impl SqliteStore {
 
     async fn prepare(&self) -> Result<(), StoreError> {
         check_directory(&self.path)?;
+        self.write_ahead().await?;
         let (mut tx, _turn) = self.begin_write().await?;
         sqlx::query(migrate::TABLE).execute(&mut *tx).await?;
         let applied: Vec<i64> = sqlx::query_scalar(migrate::APPLIED).fetch_all(&mut *tx).await?;
@@ -114,6 +119,18 @@ impl SqliteStore {
             .execute(&mut *tx)
             .await?;
         Ok(tx.commit().await?)
+    }
+
+    /// Switches the file to a write-ahead log, which it keeps. Several that begin on a new file
+    /// at once are in each other's way, and SQLite does not wait here whatever its busy timeout.
+    async fn write_ahead(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.options.timeout;
+        loop {
+            match sqlx::query("PRAGMA journal_mode = WAL").execute(&self.pool).await {
+                Err(error) if fault::is_busy(&error) && Instant::now() < deadline => sleep(BUSY_PAUSE).await,
+                done => return Ok(done.map(drop)?),
+            }
+        }
     }
 
     /// A write transaction that holds SQLite's write lock from its first statement on, so
