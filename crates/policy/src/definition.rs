@@ -54,40 +54,49 @@ pub struct CompileError {
     pub message: String,
 }
 
-/// Where a policy instance is attached.
+/// Where a policy instance is attached. An API's own policies are compiled once for all of its
+/// operations, so nothing is said of an operation then. Texts are shared: every route has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
     /// The artifact's handle.
-    pub api_handle: String,
+    pub api_handle: Arc<str>,
     /// `spec.displayName`.
-    pub api_name: String,
+    pub api_name: Arc<str>,
     /// `spec.version`.
-    pub api_version: String,
+    pub api_version: Arc<str>,
     /// The resolved context.
-    pub api_context: String,
+    pub api_context: Arc<str>,
     /// The operation's path as written, below the context.
-    pub operation_path: String,
+    pub operation_path: Arc<str>,
     /// The operation's method.
-    pub operation_method: String,
+    pub operation_method: &'static str,
     /// `METHOD|FULLPATH|VHOST` (contract 4.1).
-    pub route_name: String,
+    pub route_name: Arc<str>,
     /// Whether this policy stands at the API or at the operation.
     pub level: Level,
 }
 
 impl Attachment {
-    /// The attachment of a route of this operation.
+    /// The attachment of an API's own policies.
     #[must_use]
-    pub fn of(api: &RestApi, operation: &Operation, route_name: String) -> Attachment {
+    pub fn of_api(api: &RestApi) -> Attachment {
         Attachment {
-            api_handle: api.handle.as_str().to_owned(),
-            api_name: api.display_name.clone(),
-            api_version: api.version.clone(),
-            api_context: api.context.clone(),
-            operation_path: operation.path.clone(),
-            operation_method: operation.method.as_str().to_owned(),
+            api_handle: api.handle.as_str().into(),
+            api_name: api.display_name.as_str().into(),
+            api_version: api.version.as_str().into(),
+            api_context: api.context.as_str().into(),
+            ..Attachment::default()
+        }
+    }
+
+    /// The attachment of a route of one of the API's operations; what it says of the API is shared.
+    #[must_use]
+    pub fn at(&self, operation: &Operation, route_name: Arc<str>) -> Attachment {
+        Attachment {
+            operation_path: operation.path.as_str().into(),
+            operation_method: operation.method.as_str(),
             route_name,
-            level: Level::Api,
+            ..self.clone()
         }
     }
 }

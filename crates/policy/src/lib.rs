@@ -19,7 +19,7 @@ pub mod operator;
 mod params;
 pub mod registry;
 
-pub use chain::{Chain, ChainRun, Decision, Outcome, PathPrefixes, Phase, PolicyFailure, admit};
+pub use chain::{Chain, ChainRun, Decision, Outcome, Phase, PolicyFailure, admit, operation_prefix};
 pub use client_certificate::ClientCertificate;
 pub use condition::{ConditionError, MAX_CONDITION_BYTES};
 pub use counters::MemoryCounters;

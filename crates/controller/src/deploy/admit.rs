@@ -12,7 +12,7 @@ use ferrogate_model::kinds::rest_api::{DeploymentState, PolicySpec, RestApi};
 use ferrogate_model::kinds::{ARTIFACT_ID, Artifact, Secret};
 use ferrogate_model::template::{self, Lookup, Rendered, TemplateError};
 use ferrogate_model::{Kind, Refusal as ModelRefusal, ResourceName, Violation, Violations, route};
-use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
+use ferrogate_policy::{Attachment, Chain, Registry, Services, operation_prefix};
 use ferrogate_store::Expect;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -190,10 +190,9 @@ impl Admission {
         let operations = spec.get("operations").and_then(Value::as_array);
         let lists = operations.into_iter().flatten().map(policy_list).enumerate();
         let mut compile = |api: &[PolicySpec], operation: &[PolicySpec], index: usize| {
-            let prefixes = PathPrefixes::of_operation(index);
-            let attachment = Attachment::default();
+            let (attachment, prefix) = (Attachment::default(), operation_prefix(index));
             let compiled =
-                Chain::compile(api, operation, &attachment, &self.registry, &self.services, &prefixes);
+                Chain::compile(api, operation, &attachment, &self.registry, &self.services, &prefix);
             for violation in compiled.err().into_iter().flat_map(|faults| faults.0) {
                 if !violations.0.iter().any(|known| known.field == violation.field) {
                     violations.0.push(violation);

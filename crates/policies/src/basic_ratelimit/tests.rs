@@ -105,8 +105,8 @@ fn an_api_has_one_counter_and_each_route_its_own() {
     let params = limits(&[(1, "1h")]);
     let compile = |level: Level, handle: &str, route_name: &str| {
         let attachment = ferrogate_policy::Attachment {
-            api_handle: handle.to_owned(),
-            route_name: route_name.to_owned(),
+            api_handle: handle.into(),
+            route_name: route_name.into(),
             level,
             ..ferrogate_policy::harness::attachment(level)
         };

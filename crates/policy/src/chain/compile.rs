@@ -4,6 +4,8 @@
 //! told, at the field the author wrote. Pure: the controller's trial and the runtime's
 //! compile give the same result.
 
+use std::sync::Arc;
+
 use ferrogate_model::Violations;
 use ferrogate_model::kinds::rest_api::{PolicySpec, RestApi};
 
@@ -16,28 +18,52 @@ use crate::registry::Registry;
 /// The most policies one list may have: a route runs them all on every request.
 pub const MAX_POLICIES: usize = 256;
 
-/// What to call the two lists in violations.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathPrefixes {
-    /// `spec.policies`.
-    pub api: String,
-    /// `spec.operations[i].policies`.
-    pub operation: String,
-}
+/// What violations of an API's own policies begin with.
+const API_PREFIX: &str = "spec.policies";
 
-impl PathPrefixes {
-    /// The prefixes for the operation with this index.
-    #[must_use]
-    pub fn of_operation(index: usize) -> PathPrefixes {
-        PathPrefixes {
-            api: "spec.policies".to_owned(),
-            operation: format!("spec.operations[{index}].policies"),
-        }
-    }
+/// What violations of the policies of the operation with this index begin with.
+#[must_use]
+pub fn operation_prefix(index: usize) -> String {
+    format!("spec.operations[{index}].policies")
 }
 
 impl Chain {
-    /// Compiles the chain of one route: the API's policies, then the operation's.
+    /// Compiles an API's own policies: the chain of every operation that has none of its own,
+    /// and what the others begin with. Their attachment says nothing of an operation.
+    ///
+    /// # Errors
+    /// With every violation of every policy.
+    pub fn of_api(
+        policies: &[PolicySpec],
+        attachment: &Attachment,
+        registry: &Registry,
+        services: &Services,
+    ) -> Result<Chain, Violations> {
+        let attachment = Attachment { level: Level::Api, ..attachment.clone() };
+        let compiler = Compiler { attachment: &attachment, registry, services };
+        compiler.steps(policies, API_PREFIX).map(Chain::of)
+    }
+
+    /// This chain and after it an operation's policies. What was compiled is shared, not
+    /// compiled again: an API's policies cost it once, however many operations it has.
+    ///
+    /// # Errors
+    /// With every violation of every policy.
+    pub fn followed_by(
+        &self,
+        policies: &[PolicySpec],
+        attachment: &Attachment,
+        registry: &Registry,
+        services: &Services,
+        prefix: &str,
+    ) -> Result<Chain, Violations> {
+        let attachment = Attachment { level: Level::Operation, ..attachment.clone() };
+        let compiler = Compiler { attachment: &attachment, registry, services };
+        let own = compiler.steps(policies, prefix)?;
+        Ok(Chain::of(self.steps.iter().cloned().chain(own).collect()))
+    }
+
+    /// Compiles the chain of one route at once: the API's policies, then the operation's.
     ///
     /// # Errors
     /// With every violation of every policy.
@@ -47,32 +73,23 @@ impl Chain {
         attachment: &Attachment,
         registry: &Registry,
         services: &Services,
-        path_prefixes: &PathPrefixes,
+        operation_prefix: &str,
     ) -> Result<Chain, Violations> {
-        let mut violations = Violations::default();
-        let mut steps = Vec::with_capacity(api_policies.len() + operation_policies.len());
-        for (level, specs, prefix) in [
-            (Level::Api, api_policies, &path_prefixes.api),
-            (Level::Operation, operation_policies, &path_prefixes.operation),
-        ] {
-            if specs.len() > MAX_POLICIES {
-                violations.push(prefix.clone(), format!("at most {MAX_POLICIES} policies are allowed"));
-                continue;
-            }
-            if specs.is_empty() {
-                continue;
-            }
-            let attachment = Attachment { level, ..attachment.clone() };
-            let compiler = Compiler { attachment: &attachment, registry, services };
-            for (index, spec) in specs.iter().enumerate() {
-                steps.extend(compiler.step(spec, &format!("{prefix}[{index}]"), &mut violations));
+        let api = Chain::of_api(api_policies, attachment, registry, services);
+        let (api, mut violations) = match api {
+            Ok(api) => (api, Violations::default()),
+            Err(violations) => (Chain::default(), violations),
+        };
+        match api.followed_by(operation_policies, attachment, registry, services, operation_prefix) {
+            Ok(chain) => violations.into_result(chain),
+            Err(more) => {
+                violations.0.extend(more.0);
+                Err(violations)
             }
         }
-        let chain = Chain::of(steps);
-        violations.into_result(chain)
     }
 
-    fn of(steps: Vec<Step>) -> Chain {
+    fn of(steps: Vec<Arc<Step>>) -> Chain {
         let needs = steps.iter().fold(Phases::default(), |needs, step| Phases {
             request: needs.request || step.phases.request,
             request_body: needs.request_body.max(step.phases.request_body),
@@ -85,23 +102,22 @@ impl Chain {
     }
 }
 
-/// Compiles every chain of an API and drops them: what the controller does before it
-/// accepts one. A fault of an API-level policy is told once, not once per operation.
+/// Compiles every policy of an API and drops the result: what the controller does before it
+/// accepts one.
 ///
 /// # Errors
 /// With every violation of every policy.
 pub fn admit(api: &RestApi, registry: &Registry, services: &Services) -> Result<(), Violations> {
     let mut violations = Violations::default();
-    for (index, operation) in api.operations.iter().enumerate() {
-        let attachment = Attachment::of(api, operation, String::new());
-        let prefixes = PathPrefixes::of_operation(index);
-        let compiled =
-            Chain::compile(&api.policies, &operation.policies, &attachment, registry, services, &prefixes);
-        for violation in compiled.err().into_iter().flat_map(|faults| faults.0) {
-            if !violations.0.contains(&violation) {
-                violations.0.push(violation);
-            }
-        }
+    let attachment = Attachment::of_api(api);
+    let outer = Chain::of_api(&api.policies, &attachment, registry, services);
+    violations.0.extend(outer.err().into_iter().flat_map(|faults| faults.0));
+    let empty = Chain::default();
+    let own = api.operations.iter().enumerate().filter(|(_, operation)| !operation.policies.is_empty());
+    for (index, operation) in own {
+        let (attachment, prefix) = (attachment.at(operation, Arc::default()), operation_prefix(index));
+        let compiled = empty.followed_by(&operation.policies, &attachment, registry, services, &prefix);
+        violations.0.extend(compiled.err().into_iter().flat_map(|faults| faults.0));
     }
     violations.into_result(())
 }
@@ -113,6 +129,21 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
+    /// One list, each policy at its place below the prefix.
+    fn steps(&self, specs: &[PolicySpec], prefix: &str) -> Result<Vec<Arc<Step>>, Violations> {
+        let mut violations = Violations::default();
+        if specs.len() > MAX_POLICIES {
+            violations.push(prefix.to_owned(), format!("at most {MAX_POLICIES} policies are allowed"));
+            return Err(violations);
+        }
+        let steps = specs.iter().enumerate();
+        let steps = steps
+            .filter_map(|(index, spec)| self.step(spec, &format!("{prefix}[{index}]"), &mut violations))
+            .map(Arc::new)
+            .collect();
+        violations.into_result(steps)
+    }
+
     fn step(&self, spec: &PolicySpec, path: &str, violations: &mut Violations) -> Option<Step> {
         let condition = self.condition(spec, path, violations);
         let registered = match self.registry.resolve(&spec.name, spec.version.as_deref()) {

@@ -6,6 +6,7 @@
 //! no policy of the route asks for costs the request nothing.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -19,13 +20,14 @@ pub use crate::condition::Phase;
 mod compile;
 mod run;
 
-pub use compile::{MAX_POLICIES, PathPrefixes, admit};
+pub use compile::{MAX_POLICIES, admit, operation_prefix};
 pub use run::{ChainRun, Decision, Outcome, PolicyFailure};
 
 /// The compiled policies of one route. The default is the empty chain.
 #[derive(Default)]
 pub struct Chain {
-    steps: Box<[Step]>,
+    /// Those of the API are shared by all its operations.
+    steps: Box<[Arc<Step>]>,
     needs: Phases,
     /// A condition looks at the request's body after its own phase.
     keeps_request_body: bool,

@@ -11,7 +11,7 @@ use http::StatusCode;
 use proptest::prelude::{any, proptest};
 use serde_json::{Value, json};
 
-use super::{Chain, Decision, MAX_POLICIES, Outcome, PathPrefixes, Phase};
+use super::{Chain, Decision, MAX_POLICIES, Outcome, Phase, operation_prefix};
 use crate::definition::{Attachment, Definition, Services};
 use crate::harness::{self, Probe, Request, Response, Route};
 use crate::hooks::BodyNeed;
@@ -238,7 +238,7 @@ fn every_violation_is_told_at_its_field() {
         &Attachment::default(),
         &registry(),
         &Services::in_memory(),
-        &PathPrefixes::of_operation(2),
+        &operation_prefix(2),
     );
     let violation =
         |field: &str, message: &str| Violation { field: field.to_owned(), message: message.to_owned() };
@@ -288,7 +288,7 @@ fn a_list_without_end_is_refused() {
         &Attachment::default(),
         &registry(),
         &Services::in_memory(),
-        &PathPrefixes::of_operation(0),
+        &operation_prefix(0),
     );
     assert_eq!(refused.expect_err("too many").0.len(), 1);
 }

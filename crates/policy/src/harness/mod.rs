@@ -14,7 +14,7 @@ use futures::FutureExt as _;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::chain::{Chain, ChainRun, PathPrefixes, PolicyFailure};
+use crate::chain::{Chain, ChainRun, PolicyFailure, operation_prefix};
 use crate::client_certificate::ClientCertificate;
 use crate::definition::{Attachment, Definition, Level, Services};
 use crate::exchange::{Auth, Exchange};
@@ -69,13 +69,13 @@ pub struct Outcome {
 #[must_use]
 pub fn attachment(level: Level) -> Attachment {
     Attachment {
-        api_handle: "books".to_owned(),
-        api_name: "Books".to_owned(),
-        api_version: "v1.0".to_owned(),
-        api_context: "/books".to_owned(),
-        operation_path: "/list".to_owned(),
-        operation_method: "GET".to_owned(),
-        route_name: "GET|/books/list|*".to_owned(),
+        api_handle: "books".into(),
+        api_name: "Books".into(),
+        api_version: "v1.0".into(),
+        api_context: "/books".into(),
+        operation_path: "/list".into(),
+        operation_method: "GET",
+        route_name: "GET|/books/list|*".into(),
         level,
     }
 }
@@ -128,8 +128,8 @@ impl Route {
         services: &Services,
     ) -> Result<Route, Violations> {
         let attachment = attachment(Level::Api);
-        let prefixes = PathPrefixes::of_operation(0);
-        let chain = Chain::compile(api, operation, &attachment, registry, services, &prefixes)?;
+        let prefix = operation_prefix(0);
+        let chain = Chain::compile(api, operation, &attachment, registry, services, &prefix)?;
         Ok(Route { chain, attachment, client_certificate: None, now_ms: NOW_MS })
     }
 

@@ -13,11 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use ferrogate_model::Violations;
 use ferrogate_model::kinds::Artifact;
-use ferrogate_model::kinds::rest_api::{HostRewrite, Mirror, Operation, RestApi, TrafficSplit};
+use ferrogate_model::kinds::rest_api::{HostRewrite, Mirror, Operation, PolicySpec, RestApi, TrafficSplit};
 use ferrogate_model::route::{MAX_SEGMENTS, Route, expand};
 use ferrogate_model::{Digest, Resource, ResourceName, Revision};
-use ferrogate_policy::{Attachment, Chain, PathPrefixes, Registry, Services};
+use ferrogate_policy::{Attachment, Chain, Registry, Services, operation_prefix};
 
 use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 use crate::state::{HeldArtifact, Refused};
@@ -47,7 +49,10 @@ struct Shared<'a> {
     definitions: Arc<BTreeMap<String, Arc<Target>>>,
     main: Slot,
     sandbox: Slot,
-    empty_chain: Arc<Chain>,
+    attachment: Attachment,
+    context: Arc<str>,
+    /// The API's own policies: all there is for an operation that has none.
+    chain: Result<Arc<Chain>, Poison>,
     upstreams: &'a Upstreams,
 }
 
@@ -95,7 +100,9 @@ impl Compiler {
         Ok(HeldArtifact {
             version: resource.version,
             contribution: Digest::of_resource(resource),
-            payload: resource.payload.clone(),
+            // A copy of its own: what arrives from the network is a slice of a whole message, and
+            // the smallest artifact would keep all of that alive.
+            payload: Bytes::copy_from_slice(&resource.payload),
             poisoned: routes.iter().filter(|entry| entry.route.poison().is_some()).count(),
             certificate,
             routes,
@@ -124,6 +131,7 @@ impl Compiler {
         let connect = self.defaults.connect;
         let making = targets::Making { artifact: &resource.name, connect, upstreams: &self.upstreams };
         let definitions = Arc::new(targets::definitions(api, &making));
+        let attachment = Attachment::of_api(api);
         let shared = Shared {
             main: targets::slot(Some(&api.main), "main", &definitions, connect),
             sandbox: targets::slot(api.sandbox.as_ref(), "sandbox", &definitions, connect),
@@ -131,7 +139,9 @@ impl Compiler {
             name: &resource.name,
             version: resource.version,
             definitions,
-            empty_chain: Arc::default(),
+            chain: self.api_chain(api, &attachment),
+            context: api.context.as_str().into(),
+            attachment,
             upstreams: &self.upstreams,
         };
         let mut hosts = BTreeSet::<Arc<str>>::new();
@@ -158,8 +168,8 @@ impl Compiler {
         let Some(operation) = api.operations.get(route.operation) else {
             return Err(format!("{}: the operation does not exist", route.name()));
         };
-        let name = route.name();
-        let attachment = Attachment::of(api, operation, name.clone());
+        let name: Arc<str> = route.name().into();
+        let attachment = shared.attachment.at(operation, Arc::clone(&name));
         let slot = if route.sandbox { &shared.sandbox } else { &shared.main };
         let chain = match &slot.fault {
             Some(poison) => Err(poison.clone()),
@@ -174,7 +184,7 @@ impl Compiler {
             artifact: shared.name.clone(),
             version: shared.version,
             chain,
-            rewrite: Rewrite::new(&api.context, &operation.path),
+            rewrite: Rewrite::new(Arc::clone(&shared.context), &operation.path),
             definitions: Arc::clone(&shared.definitions),
             host_rewrite: slot.host_rewrite,
             steering: steering.map(Box::new),
@@ -189,6 +199,12 @@ impl Compiler {
         })
     }
 
+    fn api_chain(&self, api: &RestApi, attachment: &Attachment) -> Result<Arc<Chain>, Poison> {
+        self.compiled(&api.policies, || {
+            Chain::of_api(&api.policies, attachment, &self.registry, &self.services)
+        })
+    }
+
     fn chain(
         &self,
         shared: &Shared<'_>,
@@ -196,23 +212,28 @@ impl Compiler {
         operation: &Operation,
         attachment: &Attachment,
     ) -> Result<Arc<Chain>, Poison> {
-        let (outer, inner) = (&shared.api.policies, &operation.policies);
-        if outer.is_empty() && inner.is_empty() {
-            return Ok(Arc::clone(&shared.empty_chain));
+        let outer = shared.chain.as_ref().map_err(Poison::clone)?;
+        if operation.policies.is_empty() {
+            return Ok(Arc::clone(outer));
         }
-        for spec in outer.iter().chain(inner) {
+        let (own, prefix) = (&operation.policies, operation_prefix(index));
+        self.compiled(own, || outer.followed_by(own, attachment, &self.registry, &self.services, &prefix))
+    }
+
+    fn compiled(
+        &self,
+        specs: &[PolicySpec],
+        compile: impl FnOnce() -> Result<Chain, Violations>,
+    ) -> Result<Arc<Chain>, Poison> {
+        for spec in specs {
             if let Err(error) = self.registry.resolve(&spec.name, spec.version.as_deref()) {
                 return Err(Poison { reason: PoisonReason::UnknownPolicy, detail: error.to_string() });
             }
         }
-        let prefixes = PathPrefixes::of_operation(index);
         // Caught here and not only around the whole artifact, so that a policy that panics
         // costs its own routes.
-        let compiled = catch_unwind(AssertUnwindSafe(|| {
-            Chain::compile(outer, inner, attachment, &self.registry, &self.services, &prefixes)
-        }));
         let broken = |detail: String| Poison { reason: PoisonReason::BrokenChain, detail };
-        match compiled {
+        match catch_unwind(AssertUnwindSafe(compile)) {
             Ok(Ok(chain)) => Ok(Arc::new(chain)),
             Ok(Err(violations)) => Err(broken(violations.to_string())),
             Err(_) => Err(broken("a policy panicked while it was compiled".to_owned())),

@@ -123,7 +123,7 @@ fn an_api_becomes_its_routes() {
             {"method": "POST", "path": "/y/{id}", "resilience": {"timeout": 0}},
         ],
     }));
-    let names: Vec<&str> = routes.iter().map(|route| route.name.as_str()).collect();
+    let names: Vec<&str> = routes.iter().map(|route| &*route.name).collect();
     assert_eq!(
         names,
         [
@@ -142,7 +142,7 @@ fn an_api_becomes_its_routes() {
     assert_eq!(first.timeouts.connect, Duration::from_secs(5));
     assert_eq!(first.target.endpoints[0].host, "up");
     assert_eq!(first.rewrite.upstream_path("/a/x?q", &first.target.base_path), "/base/x?q");
-    assert_eq!(first.attachment.route_name, "GET|/a/x|one.test");
+    assert_eq!(&*first.attachment.route_name, "GET|/a/x|one.test");
     assert!(!first.sandbox && last.sandbox);
     assert_eq!((last.target.name.as_str(), last.target.base_path.as_str()), ("sandbox", ""));
     assert_eq!(last.version, Revision(7));
@@ -175,6 +175,31 @@ fn a_reference_uses_every_weighted_target() {
     assert_eq!(target.base_path, "/p");
     assert_eq!(routes[0].timeouts.connect, Duration::from_millis(250));
     assert!(routes[0].definitions.get("pool").is_some_and(|defined| Arc::ptr_eq(defined, target)));
+}
+
+#[test]
+fn an_apis_own_policies_are_compiled_once_for_all_its_routes() {
+    let moody = json!([{"name": "moody", "version": "v1", "params": {}}]);
+    let routes = routes(&json!({
+        "policies": moody,
+        "operations": [
+            {"method": "GET", "path": "/x"}, {"method": "GET", "path": "/y"},
+            {"method": "GET", "path": "/z", "policies": moody},
+        ],
+    }));
+    let chains: Vec<_> = routes.iter().map(|route| route.chain.as_ref().expect("a chain")).collect();
+    assert!(Arc::ptr_eq(chains[0], chains[1]));
+    assert_eq!(chains.iter().map(|chain| chain.len()).collect::<Vec<_>>(), [1, 1, 2]);
+}
+
+#[test]
+fn a_payload_does_not_keep_the_message_alive_it_came_in() {
+    let mut resource = resource("a", 7, "x");
+    let message = bytes::Bytes::from([resource.payload.as_ref(), &[b' '; 4096]].concat());
+    resource.payload = message.slice(..resource.payload.len());
+    let held = compiler().prepare(&resource).unwrap_or_else(|refused| panic!("{}", refused.reason));
+    assert_eq!(held.payload, resource.payload);
+    assert_ne!(held.payload.as_ptr(), resource.payload.as_ptr());
 }
 
 #[test]

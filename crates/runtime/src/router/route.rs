@@ -20,7 +20,7 @@ use crate::upstream::steering::Steering;
 /// One operation on one virtual host, ready to serve.
 pub struct CompiledRoute {
     /// `METHOD|FULLPATH|VHOST` (contract 4.1), for logs and rate-limit keys.
-    pub name: String,
+    pub name: Arc<str>,
     /// The virtual host pattern the route stands on.
     pub vhost: Arc<str>,
     /// Whether the route belongs to the sandbox upstream.
@@ -133,9 +133,9 @@ pub struct Rewrite {
 impl Rewrite {
     /// The rewrite of an operation below a context (`/` is the root context).
     #[must_use]
-    pub fn new(context: &str, operation_path: &str) -> Rewrite {
-        let context = if context == "/" { "" } else { context };
-        Rewrite { context: context.into(), operation_is_root: operation_path == "/" }
+    pub fn new(context: Arc<str>, operation_path: &str) -> Rewrite {
+        let context = if &*context == "/" { Arc::default() } else { context };
+        Rewrite { context, operation_is_root: operation_path == "/" }
     }
 
     /// The path and query to send upstream for this path and query, which is the client's,
@@ -234,7 +234,7 @@ mod tests {
 
     fn check(context: &str, operation: &str, base: &str, request: &str, upstream: &str) {
         assert_eq!(
-            Rewrite::new(context, operation).upstream_path(request, base),
+            Rewrite::new(context.into(), operation).upstream_path(request, base),
             upstream,
             "context {context:?}, operation {operation:?}, base {base:?}, request {request:?}"
         );
