@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod duration;
 pub mod offload;
+pub mod parallel;
 pub mod readiness;
 pub mod secret;
 pub mod tasks;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use ferrogate_base::parallel;
 use ferrogate_model::{GatewayId, Position, ResourceName, Revision};
 use ferrogate_store::{
     Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, RuntimeLease,
@@ -77,9 +78,15 @@ impl SealedStore {
         Ok(())
     }
 
-    fn open_state(&self, mut state: State) -> Result<State, StoreError> {
-        state.artifacts.iter_mut().try_for_each(|artifact| self.open_artifact(artifact))?;
-        Ok(state)
+    fn open_state(&self, state: State) -> Result<State, StoreError> {
+        let opened = parallel::map(state.artifacts, |mut artifact| {
+            self.open_artifact(&mut artifact)?;
+            Ok(artifact)
+        });
+        Ok(State {
+            position: state.position,
+            artifacts: opened.into_iter().collect::<Result<_, StoreError>>()?,
+        })
     }
 }
 

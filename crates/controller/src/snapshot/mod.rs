@@ -13,6 +13,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use ferrogate_base::parallel;
 use ferrogate_model::{Digest, Position, ResourceName, Revision};
 use ferrogate_store::{Change, State};
 use imbl::OrdMap;
@@ -70,8 +71,8 @@ impl Snapshot {
             digests: OrdMap::new(),
             deployed: 0,
         };
-        for stored in state.artifacts {
-            snapshot.put(Arc::new(Entry::new(stored)));
+        for entry in parallel::map(state.artifacts, Entry::new) {
+            snapshot.put(Arc::new(entry));
         }
         snapshot.remember_digest();
         snapshot

@@ -7,13 +7,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ferrogate_model::{Digest, Reject, ResourceName};
+use ferrogate_base::parallel;
+use ferrogate_model::{Digest, Reject, Resource, ResourceName};
 use ferrogate_xds::Update;
 
 use super::order::{self, Misfit};
 use crate::lkg::{Change, Contents};
 use crate::prepare::Compiler;
-use crate::state::Snapshot;
+use crate::state::{HeldArtifact, Refused, Snapshot};
 
 /// The next snapshot and how it came about.
 pub(super) struct Built {
@@ -37,13 +38,15 @@ pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) ->
             built.change.removes.push(name);
         }
     }
+    let mut ahead = ahead(compiler, current, update).into_iter();
     for resource in &update.upserts {
+        let prepared = ahead.next();
         let contribution = Digest::of_resource(resource);
         let same = next.artifacts.get(&resource.name).is_some_and(|held| held.contribution == contribution);
         if same && !next.refused.contains_key(&resource.name) {
             continue;
         }
-        match compiler.prepare(resource) {
+        match prepared.unwrap_or_else(|| compiler.prepare(resource)) {
             Ok(artifact) => {
                 let collisions = next.put(resource.name.clone(), Arc::new(artifact));
                 if collisions > 0 {
@@ -73,8 +76,11 @@ pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) ->
 /// an earlier one took it is left out and reported, so that a controller sends it again.
 pub(super) fn restore(compiler: &Compiler, contents: Contents) -> Snapshot {
     let mut snapshot = Snapshot { position: contents.mark.position, ..Snapshot::default() };
-    for (name, resource) in contents.resources {
-        match compiler.prepare(&resource) {
+    let resources: Vec<Resource> = contents.resources.into_values().collect();
+    for (name, prepared) in
+        parallel::map(resources, |resource| (resource.name.clone(), compiler.prepare(&resource)))
+    {
+        match prepared {
             Ok(artifact) => {
                 snapshot.put(name, Arc::new(artifact));
             }
@@ -93,6 +99,15 @@ pub(super) fn restore(compiler: &Compiler, contents: Contents) -> Snapshot {
         tracing::error!(position = %snapshot.position, "the last-known-good set does not have its stated digest");
     }
     snapshot
+}
+
+/// A runtime that serves nothing yet prepares its first set on all cores; one that serves
+/// leaves them to its workers, and prepares each artifact when its turn comes.
+fn ahead(compiler: &Compiler, current: &Snapshot, update: &Update) -> Vec<Result<HeldArtifact, Refused>> {
+    if !current.artifacts.is_empty() {
+        return Vec::new();
+    }
+    parallel::map(update.upserts.iter().collect(), |resource| compiler.prepare(resource))
 }
 
 /// The names an update removes.
