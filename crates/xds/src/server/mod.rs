@@ -115,7 +115,9 @@ impl ServerOptions {
             tls: None,
             join_token: None,
             max_streams: 10_000,
-            admissions_per_second: 200,
+            // A thousand runtimes that come back together are all let in within the second that a
+            // stream may wait; what a larger burst may make this end hold in memory grows with it.
+            admissions_per_second: 500,
             max_connection_age: Duration::from_secs(30 * 60),
             limits: SessionLimits::default(),
         }
