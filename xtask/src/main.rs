@@ -10,6 +10,7 @@ mod fuzz;
 mod measure;
 mod postgres;
 mod proof;
+mod scale;
 mod schema_fuzz;
 mod soak;
 mod stage;
@@ -52,6 +53,12 @@ enum Task {
         /// Record what is counted instead
         #[arg(long)]
         record: bool,
+    },
+    /// Measure what the number of APIs costs; without flags it writes docs/performance.md
+    Scale {
+        /// Passed on: --quick, --sizes 10,1000, --changes N, --soak N, --runtimes N
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Walk every path of the protocol's model; with `--depth N` by so many actions deeper
     Model {
@@ -118,6 +125,7 @@ fn main() -> ExitCode {
         }
         Task::Cost { record } => cost::run(&root, record),
         Task::Bench { arguments } => bench::run(&root, &arguments),
+        Task::Scale { arguments } => scale::run(&root, &arguments),
         Task::Model { depth } => proof::model(&root, depth),
         Task::Simulate { seeds, from, history } => {
             let (seeds, from) = (seeds.to_string(), from.to_string());

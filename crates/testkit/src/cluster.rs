@@ -16,6 +16,9 @@ use crate::process::{Process, Spec};
 /// The admin password of every test cluster: nothing listens beyond loopback.
 pub const PASSWORD: &str = "correct-horse-battery";
 
+/// What every runtime of a test cluster presents to its controllers.
+pub const JOIN_TOKEN: &str = "a-token-for-this-cluster-only";
+
 /// What to build.
 pub struct Shape<'a> {
     /// The ferrogate binary.
@@ -54,7 +57,7 @@ impl Cluster {
         let database = postgres.url(&database);
         let backend = Backend::start().await?;
         let token = root.path().join("join-token");
-        std::fs::write(&token, "a-token-for-this-cluster-only")?;
+        std::fs::write(&token, JOIN_TOKEN)?;
         write_sealing_key(root.path())?;
         let mut controllers = Vec::new();
         let roles = Roles { binary: shape.binary, root: root.path(), token: &token };
