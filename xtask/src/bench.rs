@@ -31,11 +31,7 @@ pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
     if let Err(error) = &envoy {
         eprintln!("note: Envoy is left out: {error:#}");
     }
-    program(
-        root,
-        "cargo",
-        &["build", "--release", "--package", "ferrogate", "--package", "ferrogate-bench"],
-    )?;
+    test::build_release(root)?;
     let path = |name: &str| target.join("release").join(name).display().to_string();
     let document = root.join(DOCUMENT).display().to_string();
     let (ferrogate, bench) = (path("ferrogate"), path("ferrogate-bench"));

@@ -52,7 +52,7 @@ pub fn stage(root: &Path) -> anyhow::Result<()> {
 pub fn run(root: &Path, flags: &Flags) -> anyhow::Result<()> {
     test::build(root)?;
     if flags.release {
-        program(root, "cargo", &["build", "--release", "--package", "ferrogate"])?;
+        test::build_release(root)?;
     }
     run_built(root, flags)
 }

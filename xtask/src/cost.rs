@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::stage::{answers, program};
+use crate::stage::answers;
 use crate::{postgres, test};
 
 /// What is recorded: a name and a number on each line.
@@ -24,7 +24,7 @@ pub fn run(root: &Path, record: bool) -> anyhow::Result<()> {
     if !answers("valgrind", &["--version"]) {
         postgres::install(&["valgrind"]).context("valgrind counts the instructions")?;
     }
-    program(root, "cargo", &["build", "--release", "--workspace", "--bins"])?;
+    test::build_release(root)?;
     let release = test::target_directory(root)?.join("release");
     let output = Command::new(release.join("ferrogate-bench"))
         .args(["count", "--ferrogate"])

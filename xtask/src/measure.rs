@@ -10,7 +10,7 @@ use crate::{postgres, test};
 /// Builds both sides and measures.
 pub fn run(root: &Path, quick: bool) -> anyhow::Result<()> {
     postgres::ensure()?;
-    program(root, "cargo", &["build", "--release", "--package", "ferrogate"])?;
+    test::build_release(root)?;
     test::build(root)?;
     let target = test::target_directory(root)?;
     let gateway = target.join("release/ferrogate").display().to_string();

@@ -13,7 +13,7 @@ const DOCUMENT: &str = "docs/performance.md";
 /// Builds, and measures.
 pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
     postgres::ensure()?;
-    program(root, "cargo", &["build", "--release", "--workspace", "--bins"])?;
+    test::build_release(root)?;
     let target = test::target_directory(root)?;
     let path = |name: &str| target.join("release").join(name).display().to_string();
     let (gateway, document) = (path("ferrogate"), root.join(DOCUMENT).display().to_string());

@@ -39,7 +39,7 @@ impl Drop for Gateway {
 pub fn run(root: &Path, examples: u32, seed: u64) -> anyhow::Result<()> {
     let folder = test::target_directory(root)?.join("schema-fuzz");
     let tool = install(&folder)?;
-    program(root, "cargo", &["build", "--package", "ferrogate", "--quiet"])?;
+    program(root, "cargo", &["build", "--workspace", "--bins", "--quiet"])?;
     let binary = test::target_directory(root)?.join("debug/ferrogate");
     let data = folder.join("data");
     if data.exists() {

@@ -10,8 +10,8 @@ use crate::{postgres, test};
 /// Builds and runs.
 pub fn run(root: &Path, minutes: u32, changes: u32) -> anyhow::Result<()> {
     postgres::ensure()?;
-    test::build(root)?;
-    let built = test::target_directory(root)?.join("debug");
+    test::build_release(root)?;
+    let built = test::target_directory(root)?.join("release");
     let (soak, gateway) =
         (built.join("soak").display().to_string(), built.join("ferrogate").display().to_string());
     program(root, &soak, &[&gateway, &(minutes * 60).to_string(), &changes.to_string()])

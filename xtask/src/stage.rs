@@ -8,6 +8,20 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+/// What `cargo run` tells this program of itself. A cargo started with them would hand them to
+/// build scripts that look at these names (ring's does): they would take them for a change, and
+/// all that depends on them would be compiled anew after each cargo that was started by hand.
+const TOLD_BY_CARGO: &[&str] = &[
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_PATH",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+];
+
 /// Counts the stages of a task.
 pub struct Stages {
     total: usize,
@@ -45,11 +59,12 @@ impl Stages {
 
 /// Runs a program in the workspace, its output shown as it comes.
 pub fn program(root: &Path, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new(name)
-        .args(arguments)
-        .current_dir(root)
-        .status()
-        .with_context(|| format!("{name} cannot be started"))?;
+    let mut command = Command::new(name);
+    command.args(arguments).current_dir(root);
+    for variable in TOLD_BY_CARGO {
+        command.env_remove(variable);
+    }
+    let status = command.status().with_context(|| format!("{name} cannot be started"))?;
     if !status.success() {
         bail!("`{name} {}` failed: {status}", arguments.join(" "));
     }

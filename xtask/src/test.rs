@@ -38,6 +38,11 @@ pub fn build(root: &Path) -> anyhow::Result<()> {
     program(root, "cargo", &["build", "--workspace", "--all-targets", "--quiet"])
 }
 
+/// Builds what is measured, as a release and once for the same reason.
+pub fn build_release(root: &Path) -> anyhow::Result<()> {
+    program(root, "cargo", &["build", "--release", "--workspace", "--bins"])
+}
+
 /// Runs the demo in the build that the tests use.
 pub fn demo(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
     let binary = target_directory(root)?.join("debug/ferrogate").display().to_string();
