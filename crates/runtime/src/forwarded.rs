@@ -3,39 +3,24 @@
 //! `X-Forwarded-For`, `-Proto`, `-Host`, `Forwarded` (RFC 7239) and `Via` (RFC 9110, 7.6.3). Only
 //! entries that a trusted proxy wrote are believed, counted from the near end, because everything
 //! further away may be the client's invention. Unconfigured, nothing is read or changed, as
-//! contract 4.5 has it. `request` calls it once per request.
+//! contract 4.5 has it. `settle` calls it once per request, whichever codec read it.
 
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use http::header::{FORWARDED, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderValue, Version};
 
 use crate::config::Forwarding;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// What is known of a request besides its headers.
-pub struct Arrival<'a> {
-    /// The other end of the connection.
-    pub peer: IpAddr,
-    /// Host and port as the client wrote them.
-    pub authority: &'a str,
-    /// The connection is TLS.
-    pub https: bool,
-    /// What the client spoke.
-    pub version: Version,
-}
+use crate::h1::line::{Known, Present};
+use crate::settle::{Arrival, Arriving};
 
 /// Settles the headers for policies and upstream, and says who the client is.
-pub fn settle(headers: &mut HeaderMap, settings: &Forwarding, arrival: &Arrival<'_>) -> IpAddr {
+pub fn settle(headers: &mut impl Arriving, settings: &Forwarding, arrival: &Arrival<'_>) -> IpAddr {
     if let Some(name) = &settings.via {
         note_via(headers, name, arrival.version);
     }
     let Some(hops) = settings.trusted_hops else { return arrival.peer };
-    let told = trusted(headers, &X_FORWARDED_FOR, hops);
+    let told = trusted(headers, Known::ForwardedFor, hops);
     let client = client(&told, arrival.peer, hops);
     let scheme = if arrival.https { "https" } else { "http" };
 
@@ -46,34 +31,42 @@ pub fn settle(headers: &mut HeaderMap, settings: &Forwarding, arrival: &Arrival<
         list.push_str(", ");
     }
     write_ip(&mut list, arrival.peer, false);
-    set(headers, X_FORWARDED_FOR, &list);
-    if hops == 0 || !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    set(headers, Known::ForwardedFor, &list);
+    if hops == 0 || headers.value(Known::ForwardedProto).is_none() {
+        headers.put(Known::ForwardedProto, HeaderValue::from_static(scheme));
     }
-    if hops == 0 || !headers.contains_key(&X_FORWARDED_HOST) {
-        set(headers, X_FORWARDED_HOST, arrival.authority);
+    if hops == 0 || headers.value(Known::ForwardedHost).is_none() {
+        set(headers, Known::ForwardedHost, arrival.authority);
     }
-    let mut elements = trusted(headers, &FORWARDED, hops);
-    headers.remove(FORWARDED);
+    let mut elements = trusted(headers, Known::Forwarded, hops);
+    headers.take_out(Present::of(&[Known::Forwarded]));
     if settings.rfc7239 {
         let mut own = String::from("for=");
         write_ip(&mut own, arrival.peer, true);
         // A quoted string holds what a host may be: it has neither quotes nor backslashes.
         let _infallible = write!(own, ";host=\"{}\";proto={scheme}", arrival.authority);
         elements.push(own);
-        set(headers, FORWARDED, &elements.join(", "));
+        set(headers, Known::Forwarded, &elements.join(", "));
     }
     client
 }
 
 /// The entries that trusted proxies wrote: the last ones, in their order.
-fn trusted(headers: &HeaderMap, name: &HeaderName, hops: usize) -> Vec<String> {
-    if hops == 0 {
-        return Vec::new();
+fn trusted(headers: &impl Arriving, known: Known, hops: usize) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    if hops > 0 {
+        headers.values(known, |value| {
+            let entries = text(value).into_iter().flat_map(|text| text.split(','));
+            all.extend(entries.map(|entry| entry.trim().to_owned()));
+        });
     }
-    let texts = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    let all: Vec<&str> = texts.flat_map(|text| text.split(',')).map(str::trim).collect();
-    all.iter().skip(all.len().saturating_sub(hops)).map(|entry| (*entry).to_owned()).collect()
+    all.split_off(all.len().saturating_sub(hops))
+}
+
+/// A value that is plain text; any other says nothing here.
+fn text(value: &[u8]) -> Option<&str> {
+    let plain = value.iter().all(|byte| (b' '..0x7F).contains(byte) || *byte == b'\t');
+    std::str::from_utf8(value).ok().filter(|_| plain)
 }
 
 /// With `hops` proxies in front, the nearest of which is the peer, the client stands `hops`
@@ -106,31 +99,31 @@ fn write_ip(text: &mut String, ip: IpAddr, quoted: bool) {
 }
 
 /// Adds ourselves to the proxies that a message went through.
-pub fn note_via(headers: &mut HeaderMap, name: &str, version: Version) {
+pub fn note_via(headers: &mut impl Arriving, name: &str, version: Version) {
     let protocol = match version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2",
         _ => "1.1",
     };
     let mut list = String::new();
-    for value in headers.get_all(VIA) {
-        if let Ok(text) = value.to_str() {
+    headers.values(Known::Via, |value| {
+        if let Some(text) = text(value) {
             list.push_str(text);
             list.push_str(", ");
         }
-    }
+    });
     list.push_str(protocol);
     list.push(' ');
     list.push_str(name);
-    set(headers, VIA, &list);
+    set(headers, Known::Via, &list);
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+fn set(headers: &mut impl Arriving, known: Known, text: &str) {
     match HeaderValue::try_from(text) {
-        Ok(value) => headers.insert(name, value),
+        Ok(value) => headers.put(known, value),
         // Made of what was a header a moment ago; should it not be one, it must not pass either.
-        Err(_) => headers.remove(name),
-    };
+        Err(_) => headers.take_out(Present::of(&[known])),
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +145,13 @@ mod tests {
         }
         let settings = Forwarding { trusted_hops: hops, rfc7239: true, via: None };
         let peer = "10.0.0.9".parse().expect("an address");
-        let arrival = Arrival { peer, authority: "books.example:80", https: true, version: Version::HTTP_11 };
+        let arrival = Arrival {
+            peer,
+            certificate: None,
+            authority: "books.example:80",
+            https: true,
+            version: Version::HTTP_11,
+        };
         let found = settle(&mut headers, &settings, &arrival);
         assert_eq!(found.to_string(), client, "{hops:?} {sent:?}");
         let mut got: Vec<(&str, &str)> =
@@ -230,7 +229,8 @@ mod tests {
             headers.insert("x-forwarded-for", HeaderValue::from_static(list));
             let settings = Forwarding { trusted_hops: Some(hops), rfc7239: false, via: None };
             let peer = "10.0.0.9".parse().expect("an address");
-            let arrival = Arrival { peer, authority: "h", https: false, version: Version::HTTP_2 };
+            let version = Version::HTTP_2;
+            let arrival = Arrival { peer, certificate: None, authority: "h", https: false, version };
             assert_eq!(settle(&mut headers, &settings, &arrival).to_string(), client, "{hops} {list}");
             assert!(!headers.contains_key("forwarded"));
         }

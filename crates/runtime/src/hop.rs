@@ -3,12 +3,20 @@
 //! removed on arrival, before any policy sees the message, so that nobody can name a header
 //! that a policy sets later in `Connection` and have it stripped on the way.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName};
-use smallvec::SmallVec;
+use http::HeaderMap;
+use http::header::TRANSFER_ENCODING;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+use crate::h1::line::{Known, Present};
+use crate::settle::Arriving;
+
+const BY_HOP: Present = Present::of(&[
+    Known::Connection,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::TransferEncoding,
+    Known::Te,
+    Known::Upgrade,
+]);
 
 /// Whether the message came in no transfer coding but `chunked`, the only one that is undone
 /// here. To pass on what was coded otherwise as if it were plain would change the message
@@ -22,32 +30,28 @@ pub fn plainly_framed(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Removes what belongs to the connection the message came on.
-pub fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let mut listed: SmallVec<[HeaderName; 4]> = SmallVec::new();
-        for value in headers.get_all(CONNECTION) {
-            let names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            listed.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
-        }
-        for name in listed {
-            // What frames and addresses the message is not the client's to hide.
-            if name != HOST && name != CONTENT_LENGTH {
-                headers.remove(name);
-            }
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, TE, UPGRADE] {
-        headers.remove(name);
-    }
+/// Removes what belongs to the connection the message came on, and `others`.
+pub fn strip(headers: &mut impl Arriving, others: Present) {
+    headers.take_out_listed();
+    headers.take_out(BY_HOP.and(others));
+}
+
+/// The names that a value of `connection` lists, without those that frame or address the message
+/// and those that are no headers or go anyway.
+pub fn listed(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| {
+        !name.is_empty()
+            && !name.eq_ignore_ascii_case(b"keep-alive")
+            && !name.eq_ignore_ascii_case(b"close")
+            && !matches!(Known::of(name), Known::Host | Known::ContentLength)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
 
-    use super::{plainly_framed, strip};
+    use super::{Present, plainly_framed, strip};
 
     #[test]
     fn chunked_is_the_only_coding_and_comes_once() {
@@ -85,7 +89,7 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip(&mut headers);
+        strip(&mut headers, Present::default());
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "x-kept"]);

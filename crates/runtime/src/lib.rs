@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod request;
 pub mod response;
 pub mod run;
+pub mod settle;
 pub mod tls;
 pub mod upgrade;
 pub mod upstream;

@@ -25,7 +25,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use self::io::{Activity, Deadlines, TimedIo};
 use self::watch::Bounded;
-use crate::config::{Forwarding, Http1Codec, Limits};
+use crate::config::{Http1Codec, Limits};
 use crate::executor::LocalExecutor;
 use crate::h1::arrival;
 use crate::h1::connection::{self, Handover};
@@ -138,24 +138,21 @@ where
 {
     let last_request = LAST_REQUEST.min(worker.shared.config.drain_deadline / 10);
     let config = &worker.shared.config;
-    // What upstreams are told of the proxies in front is written over hyper's heads only.
-    let forwards = config.forwarding != Forwarding::default()
-        || config.downstream_tls.client_certificate_header.is_some();
-    // And only hyper's walk knows who has proved to be whom.
-    let own = config.http1_codec == Http1Codec::Own && !forwards && arrived.certificate.is_none();
     let Arrived { address, h2, certificate } = arrived;
-    let (stream, read, carried) = if own && h2 != Some(true) {
-        let peer = arrival::Peer { address, https: h2.is_some() };
+    let peer = arrival::Peer { address, https: h2.is_some(), certificate };
+    let own = config.http1_codec == Http1Codec::Own && h2 != Some(true);
+    let Handover { stream, peer, read, carried } = if own {
         match connection::serve(worker.clone(), stream, peer, last_request).await {
-            Some(Handover { stream, read, carried }) => (stream, read, carried),
+            Some(unserved) => unserved,
             None => return,
         }
     } else {
-        (stream, Bytes::new(), 0)
+        Handover { stream, peer, read: Bytes::new(), carried: 0 }
     };
     // In a box of its own: what hyper needs is large, and most connections never need it.
     let activity = Activity::new(h2, carried, config.limits.max_h2_resets);
-    let peer = Rc::new(Peer { address, https: h2.is_some(), certificate, activity, _open: open });
+    let arrival::Peer { address, https, certificate } = peer;
+    let peer = Rc::new(Peer { address, https, certificate, activity, _open: open });
     Box::pin(through_hyper(worker.clone(), Rewound::new(read, stream), peer)).await;
 }
 

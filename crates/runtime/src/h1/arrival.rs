@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a parsed head to its route: what must be true of the request, its normalised path,
-//! its one host, and one look into one snapshot (invariant 5). Decides too which requests
-//! this path does not serve, before anything of them has been counted or changed.
-//! `connection` calls it; `request::inbound` has the rules that both codecs share.
+//! From a parsed head to its route, by the rules of arrival that both codecs share
+//! (`request::inbound`, `settle`). Decides too which requests this path does not serve, before
+//! anything of them has been counted or changed. `connection` calls it; `exchange` goes on.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -10,17 +9,18 @@ use std::sync::Arc;
 
 use ferrogate_model::Position;
 use ferrogate_model::kinds::rest_api::UpstreamProtocol;
-use ferrogate_policy::BodyNeed;
+use ferrogate_policy::{BodyNeed, ClientCertificate};
 
 use super::answer::Terms;
 use super::fields::Fields;
 use super::framing::{self, Framing};
 use super::line::{Known, Present};
 use super::parse::{RequestHead, Version};
-use super::request_head::{self, RequestId, RequestView};
+use super::request_head::{RequestId, RequestView};
 use crate::error::{Failure, Reason};
 use crate::request::inbound::{self, Health};
 use crate::router::{CompiledRoute, Endpoint, Target};
+use crate::settle::{self, Arrival, Settled};
 use crate::worker::Worker;
 
 /// Calls have failures of their own shape and deadlines of their own.
@@ -43,6 +43,10 @@ pub struct Arrived<'b> {
 }
 
 /// What a request turned out to be.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request is a route's, and a box would allocate for it"
+)]
 pub enum Found<'b> {
     /// A request of the health namespace.
     Health(Health),
@@ -56,6 +60,8 @@ pub enum Found<'b> {
         head: RequestView<'b>,
         /// `x-request-id`.
         request_id: RequestId<'b>,
+        /// Who the client is, as far as can be verified.
+        client: IpAddr,
     },
     /// Not for this path.
     Unusual,
@@ -108,8 +114,8 @@ impl<'b> Arrived<'b> {
     }
 
     /// Finds its route. `position` is set to that of the snapshot looked into.
-    pub fn find(self, worker: &Worker, https: bool, position: &mut Position) -> Found<'b> {
-        match self.try_find(worker, https, position) {
+    pub fn find(self, worker: &Worker, peer: &Peer, position: &mut Position) -> Found<'b> {
+        match self.try_find(worker, peer, position) {
             Ok(found) => found,
             Err(failure) => Found::Failed(failure),
         }
@@ -118,7 +124,7 @@ impl<'b> Arrived<'b> {
     fn try_find(
         mut self,
         worker: &Worker,
-        https: bool,
+        peer: &Peer,
         position: &mut Position,
     ) -> Result<Found<'b>, Failure> {
         self.framing.map_err(bad)?;
@@ -129,41 +135,40 @@ impl<'b> Arrived<'b> {
         if let Some(health) = inbound::health(path) {
             return Ok(Found::Health(health));
         }
-        worker.admit(0)?;
-        inbound::within(self.target.len(), worker.h1.max_target)?;
-        if let Ok(Framing::Length(length)) = self.framing {
-            inbound::announced(length, worker.h1.max_body)?;
-        }
+        let announced = if let Ok(Framing::Length(length)) = self.framing { length } else { 0 };
+        inbound::admit(worker, 0, self.target.len(), announced)?;
         if path.contains('`') {
             return Err(bad("the path has characters that must be escaped"));
         }
-        let authority = authority(&self.fields, self.terms.version)?;
+        let version = http::Version::from(self.terms.version);
+        let authority = inbound::host(None, self.fields.known(Known::Host), version)?;
         let (text, path_bytes) = inbound::normalised(path, query, worker.shared.config.path)?;
         let target = match text {
             Cow::Borrowed(_) => Cow::Borrowed(self.target),
             Cow::Owned(text) => Cow::Owned(text),
         };
-        let request_id = request_head::settle(&mut self.fields, https);
-        let snapshot = worker.shared.state.load();
-        *position = snapshot.position;
+        let Peer { address, https, certificate } = peer;
+        let certificate = certificate.as_deref();
+        let arrival = Arrival { peer: *address, certificate, authority, https: *https, version };
+        let Settled { client, made_id } = settle::request(&mut self.fields, &worker.shared.config, &arrival);
+        let request_id = match made_id {
+            Some(made) => RequestId::Made(made),
+            None => RequestId::sent(&self.fields),
+        };
         let fields = &self.fields;
         let header = |name: &str| fields.by_name(name);
         let path = target.get(..path_bytes).unwrap_or_default();
-        let route = snapshot.table.find(authority, self.method, path, &header).ok_or_else(|| {
-            // Before the first configuration a 404 would be a lie that clients may cache.
-            let nothing_yet = snapshot.position == Position::default();
-            Failure::new(if nothing_yet { Reason::NotReady } else { Reason::RouteNotFound })
-        })?;
-        if !is_usual(route) {
+        let route = inbound::route(worker, (authority, self.method, path), &header, position)?;
+        if !is_usual(&route) {
             return Ok(Found::Unusual);
         }
-        let route = Arc::clone(route);
-        let head = RequestView::new(self.fields, self.method, target, authority, https);
-        Ok(Found::Route { route, head, request_id })
+        let head = RequestView::new(self.fields, self.method, target, authority, *https);
+        Ok(Found::Route { route, head, request_id, client })
     }
 }
 
-/// Whether this path can serve the route: no policy wants to see a body, and a request is sent once to a plain target, which nobody guards.
+/// Whether this path can serve the route: no policy wants to see a body, and a request is sent once
+/// to a plain target, which nobody guards.
 fn is_usual(route: &CompiledRoute) -> bool {
     let passes_bodies = match &route.chain {
         Ok(chain) => {
@@ -180,23 +185,6 @@ fn is_usual(route: &CompiledRoute) -> bool {
 fn is_plain(target: &Target) -> bool {
     let http1 = |endpoint: &Endpoint| endpoint.protocol == UpstreamProtocol::Http1;
     target.group.is_none() && target.endpoints.iter().all(http1)
-}
-
-/// The one host (RFC 9112, 3.2.2).
-fn authority<'b>(fields: &Fields<'b>, version: Version) -> Result<&'b str, Failure> {
-    let mut hosts = fields.known(Known::Host);
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host,
-        (Some(_), Some(_)) => return Err(bad("more than one host")),
-        // HTTP/1.0 knows no Host; it can reach routes of the `*` host.
-        (None, _) if version == Version::Http10 => return Ok(""),
-        (None, _) => return Err(bad("no host")),
-    };
-    let host = std::str::from_utf8(host).map_err(|_| bad("the host is not text"))?;
-    if !host.is_empty() && !inbound::is_authority(host) {
-        return Err(bad("the host is not a host"));
-    }
-    Ok(host)
 }
 
 fn closes(fields: &Fields<'_>, version: Version) -> bool {
@@ -222,11 +210,12 @@ fn bad(detail: &str) -> Failure {
     Failure::with(Reason::BadRequest, detail)
 }
 
-/// Where the client is, for policies.
-#[derive(Clone, Copy)]
+/// Who is at the other end.
 pub struct Peer {
-    /// Its address.
+    /// Its address, or what a PROXY header said in its place.
     pub address: IpAddr,
     /// It speaks TLS with us.
     pub https: bool,
+    /// Who it has proved to be in the handshake, if it has.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }

@@ -33,6 +33,8 @@ use crate::worker::Worker;
 pub struct Handover<S> {
     /// The stream.
     pub stream: S,
+    /// Who is at its other end.
+    pub peer: Peer,
     /// Bytes that were read and belong to it.
     pub read: Bytes,
     /// How many requests it has carried.
@@ -94,7 +96,8 @@ where
                 let read =
                     input.as_ref().map_or_else(Bytes::new, |read| Bytes::copy_from_slice(read.filled()));
                 worker.h1.stock.give(input);
-                return Some(Handover { stream, read, carried: connection.carried });
+                let Connection { peer, carried, .. } = connection;
+                return Some(Handover { stream, peer, read, carried });
             }
         }
     }
@@ -114,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Arrived { mut terms, framing, expects, target, .. } = arrived;
         let opening = opening(worker, &arrived);
         let mut position = Position::default();
-        let found = arrived.find(worker, peer.https, &mut position);
+        let found = arrived.find(worker, peer, &mut position);
         if matches!(found, Found::Unusual) {
             return End::Unusual;
         }
@@ -128,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         wires.interim = if expects { CONTINUE } else { &[] };
         let mut sent = false;
         let served = match found {
-            Found::Route { route, head, request_id } => {
+            Found::Route { route, head, request_id, client } => {
                 if record.is_logged() {
                     record.request_id = request_id.as_str().into();
                 }
@@ -140,7 +143,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     surplus,
                     request_id,
                     original_path: target.as_bytes(),
-                    client: peer.address,
+                    client,
+                    certificate: peer.certificate.clone(),
                     now_ms: record.started_ms(),
                     terms,
                 };
@@ -229,10 +233,7 @@ fn opening<'b>(worker: &Worker, arrived: &Arrived<'b>) -> Opening<'b> {
     Opening {
         method: Method::from_bytes(arrived.method.as_bytes()).unwrap_or_default(),
         target: arrived.target,
-        version: match arrived.terms.version {
-            Version::Http10 => http::Version::HTTP_10,
-            Version::Http11 => http::Version::HTTP_11,
-        },
+        version: arrived.terms.version.into(),
         host: fields.first(Known::Host),
         asked: worker.log.asked(|name| fields.by_name(name.as_str())),
         // Calls are hyper's.

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrogate_policy::{ChainRun, Exchange, RequestHead as _, ResponseHead as _};
+use ferrogate_policy::{ChainRun, ClientCertificate, Exchange, RequestHead as _, ResponseHead as _};
 use http::{HeaderName, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -26,6 +26,7 @@ use super::response_head::ResponseView;
 use super::wires::{Incoming, Stop, Wires};
 use crate::access_log::Record;
 use crate::error::{Failure, Reason};
+use crate::forwarded;
 use crate::request::outbound;
 use crate::router::CompiledRoute;
 use crate::upstream::pick::PickInput;
@@ -44,8 +45,10 @@ pub struct Routed<'b> {
     pub request_id: RequestId<'b>,
     /// Path and query as the client sent them.
     pub original_path: &'b [u8],
-    /// The client's address.
+    /// Who the client is, as far as can be verified.
     pub client: IpAddr,
+    /// Who it has proved to be, if it has.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// Milliseconds since the Unix epoch.
     pub now_ms: u64,
     /// What the client is told of its connection.
@@ -83,7 +86,8 @@ where
             return fail(wires, &failure, terms, record).await;
         }
     };
-    let exchange = Exchange::new(&route.attachment, request_id.as_str(), routed.client, routed.now_ms);
+    let mut exchange = Exchange::new(&route.attachment, request_id.as_str(), routed.client, routed.now_ms);
+    exchange.client_certificate = routed.certificate.take();
     let mut policies =
         Policies { chain: &chain, exchange, run: ChainRun::new(), metrics: &wires.worker.metrics };
     match policies.ask(&mut routed.head, wires, record).await {
@@ -218,6 +222,9 @@ where
     lists.added.clear();
     let fields = Fields::new(raw, parsed.present, lists);
     let mut head = ResponseView::of_upstream(fields, status);
+    if let Some(via) = &wires.worker.shared.config.forwarding.via {
+        forwarded::note_via(&mut head.fields, via, parsed.version.into());
+    }
     head.note_service_time(record.upstream_time.unwrap_or_default());
     if let Some(own) = policies.tell(&routed.head, &mut head, record) {
         return answer(wires, own, terms, record).await;

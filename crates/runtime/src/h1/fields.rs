@@ -7,6 +7,8 @@
 use http::{HeaderName, HeaderValue};
 
 use super::line::{Fate, Known, Line, Present};
+use crate::hop;
+use crate::settle::Arriving;
 
 /// The lines and additions of one head. The vectors are a worker's to keep: only their
 /// contents belong to the request.
@@ -57,7 +59,7 @@ impl<'b> Fields<'b> {
         self.raw
     }
 
-    /// Which known headers came.
+    /// Which known headers came or were put in on arrival; some may have been taken out again.
     #[must_use]
     pub fn present(&self) -> Present {
         self.present
@@ -178,26 +180,70 @@ impl<'b> Fields<'b> {
         self.lists.added.iter_mut().filter(|added| added.name == *name).for_each(|added| added.live = false);
     }
 
+    /// Every value of a known header that was added.
+    fn put_in(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        let name = known.name();
+        self.added()
+            .filter(move |added| name.as_ref() == Some(&added.name))
+            .map(|added| added.value.as_bytes())
+    }
+
     fn kept(&self, name: &HeaderName) -> impl Iterator<Item = &Line> {
         self.lists.lines.iter().filter(move |line| line.fate == Fate::Kept && line.is(self.raw, name))
     }
 }
 
-/// The names listed in `connection` values that belong to the connection (RFC 9110, 7.6.1),
-/// without those that frame or address the message, which are not the sender's to hide.
-pub fn strip_listed(fields: &mut Fields<'_>) {
-    let listed: smallvec::SmallVec<[&[u8]; 4]> = fields
-        .known(Known::Connection)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|name| {
-            !name.is_empty()
-                && !name.eq_ignore_ascii_case(b"keep-alive")
-                && !name.eq_ignore_ascii_case(b"close")
-                && !matches!(Known::of(name), Known::Host | Known::ContentLength)
-        })
-        .collect();
-    if !listed.is_empty() {
-        fields.settle_out(|raw, line| listed.iter().any(|name| line.name(raw).eq_ignore_ascii_case(name)));
+impl Arriving for Fields<'_> {
+    #[inline]
+    fn value(&self, known: Known) -> Option<&[u8]> {
+        if !self.present.has(known) {
+            return None;
+        }
+        self.known(known).next().or_else(|| self.put_in(known).next())
+    }
+
+    #[inline]
+    fn values(&self, known: Known, mut visit: impl FnMut(&[u8])) {
+        if self.present.has(known) {
+            self.known(known).for_each(&mut visit);
+            self.put_in(known).for_each(visit);
+        }
+    }
+
+    #[inline]
+    fn take_out(&mut self, gone: Present) {
+        if self.present.any(gone) {
+            self.settle_out(|_, line| gone.has(line.known));
+            self.lists.added.retain(|added| !gone.has(Known::of(added.name.as_str().as_bytes())));
+        }
+    }
+
+    #[inline]
+    fn take_out_listed(&mut self) {
+        if !self.present.has(Known::Connection) {
+            return;
+        }
+        let listed: smallvec::SmallVec<[&[u8]; 4]> =
+            self.known(Known::Connection).flat_map(hop::listed).collect();
+        if !listed.is_empty() {
+            self.settle_out(|raw, line| listed.iter().any(|name| line.name(raw).eq_ignore_ascii_case(name)));
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, known: Known, value: HeaderValue) {
+        self.take_out(Present::of(&[known]));
+        if let Some(name) = known.name() {
+            self.present.add(known);
+            self.settle_in(name, value);
+        }
+    }
+
+    fn put_named(&mut self, name: &HeaderName, value: Option<HeaderValue>) {
+        self.settle_out(|raw, line| line.is(raw, name));
+        self.lists.added.retain(|added| added.name != *name);
+        if let Some(value) = value {
+            self.settle_in(name.clone(), value);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! head is parsed, so that nothing on the hot path compares names again. `parse` makes
 //! lines; `fields` offers them to policies; `compose` writes those that are left.
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 /// A header line. Offsets are those of the head's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub enum Known {
     Date,
     /// `expect`
     Expect,
+    /// `forwarded`
+    Forwarded,
     /// `host`
     Host,
     /// `keep-alive`
@@ -71,6 +73,8 @@ pub enum Known {
     Upgrade,
     /// `user-agent`
     UserAgent,
+    /// `via`
+    Via,
     /// `x-envoy-expected-rq-timeout-ms`
     ExpectedTimeout,
     /// `x-envoy-original-path`
@@ -79,6 +83,8 @@ pub enum Known {
     ServiceTime,
     /// `x-forwarded-for`
     ForwardedFor,
+    /// `x-forwarded-host`
+    ForwardedHost,
     /// `x-forwarded-proto`
     ForwardedProto,
     /// `x-request-id`
@@ -86,6 +92,35 @@ pub enum Known {
     /// `x-target-upstream`
     TargetUpstream,
 }
+
+/// Every name but [`Known::Other`].
+const ALL: [Known; 25] = [
+    Known::Connection,
+    Known::ContentLength,
+    Known::ContentType,
+    Known::Cookie,
+    Known::Date,
+    Known::Expect,
+    Known::Forwarded,
+    Known::Host,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::Server,
+    Known::Te,
+    Known::Trailer,
+    Known::TransferEncoding,
+    Known::Upgrade,
+    Known::UserAgent,
+    Known::Via,
+    Known::ExpectedTimeout,
+    Known::OriginalPath,
+    Known::ServiceTime,
+    Known::ForwardedFor,
+    Known::ForwardedHost,
+    Known::ForwardedProto,
+    Known::RequestId,
+    Known::TargetUpstream,
+];
 
 /// Which known names a head has, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,9 +132,11 @@ impl Known {
     pub fn of(name: &[u8]) -> Known {
         let candidates: &[(&[u8], Known)] = match name.len() {
             2 => &[(b"te", Known::Te)],
+            3 => &[(b"via", Known::Via)],
             4 => &[(b"host", Known::Host), (b"date", Known::Date)],
             6 => &[(b"cookie", Known::Cookie), (b"expect", Known::Expect), (b"server", Known::Server)],
             7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
+            9 => &[(b"forwarded", Known::Forwarded)],
             10 => &[
                 (b"connection", Known::Connection),
                 (b"keep-alive", Known::KeepAlive),
@@ -108,7 +145,9 @@ impl Known {
             12 => &[(b"x-request-id", Known::RequestId), (b"content-type", Known::ContentType)],
             14 => &[(b"content-length", Known::ContentLength)],
             15 => &[(b"x-forwarded-for", Known::ForwardedFor)],
-            16 => &[(b"proxy-connection", Known::ProxyConnection)],
+            16 => {
+                &[(b"proxy-connection", Known::ProxyConnection), (b"x-forwarded-host", Known::ForwardedHost)]
+            }
             17 => &[
                 (b"transfer-encoding", Known::TransferEncoding),
                 (b"x-forwarded-proto", Known::ForwardedProto),
@@ -123,6 +162,40 @@ impl Known {
             .iter()
             .find(|(text, _)| name.eq_ignore_ascii_case(text))
             .map_or(Known::Other, |(_, known)| *known)
+    }
+
+    /// The name as maps have it; none of [`Known::Other`], which can be any.
+    #[inline]
+    #[must_use]
+    pub const fn name(self) -> Option<HeaderName> {
+        Some(match self {
+            Known::Other => return None,
+            Known::Connection => header::CONNECTION,
+            Known::ContentLength => header::CONTENT_LENGTH,
+            Known::ContentType => header::CONTENT_TYPE,
+            Known::Cookie => header::COOKIE,
+            Known::Date => header::DATE,
+            Known::Expect => header::EXPECT,
+            Known::Forwarded => header::FORWARDED,
+            Known::Host => header::HOST,
+            Known::KeepAlive => HeaderName::from_static("keep-alive"),
+            Known::ProxyConnection => HeaderName::from_static("proxy-connection"),
+            Known::Server => header::SERVER,
+            Known::Te => header::TE,
+            Known::Trailer => header::TRAILER,
+            Known::TransferEncoding => header::TRANSFER_ENCODING,
+            Known::Upgrade => header::UPGRADE,
+            Known::UserAgent => header::USER_AGENT,
+            Known::Via => header::VIA,
+            Known::ExpectedTimeout => HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+            Known::OriginalPath => HeaderName::from_static("x-envoy-original-path"),
+            Known::ServiceTime => HeaderName::from_static("x-envoy-upstream-service-time"),
+            Known::ForwardedFor => HeaderName::from_static("x-forwarded-for"),
+            Known::ForwardedHost => HeaderName::from_static("x-forwarded-host"),
+            Known::ForwardedProto => HeaderName::from_static("x-forwarded-proto"),
+            Known::RequestId => HeaderName::from_static("x-request-id"),
+            Known::TargetUpstream => HeaderName::from_static("x-target-upstream"),
+        })
     }
 }
 
@@ -142,6 +215,17 @@ impl Present {
     /// Adds a name.
     pub fn add(&mut self, known: Known) {
         self.0 |= 1 << known as u32;
+    }
+
+    /// These and `others`.
+    #[must_use]
+    pub const fn and(self, others: Present) -> Present {
+        Present(self.0 | others.0)
+    }
+
+    /// The names as maps have them.
+    pub fn names(self) -> impl Iterator<Item = HeaderName> {
+        ALL.iter().filter(move |known| self.has(**known)).filter_map(|known| known.name())
     }
 
     /// Whether any of `others` is here.
@@ -190,7 +274,7 @@ fn slice(raw: &[u8], start: u32, end: u32) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Present};
+    use super::{ALL, Known, Present};
 
     #[test]
     fn names_are_known_in_any_case() {
@@ -207,6 +291,12 @@ mod tests {
         ] {
             assert_eq!(Known::of(text.as_bytes()), known, "{text}");
         }
+        for known in ALL {
+            let name = known.name().expect("a name");
+            assert_eq!(Known::of(name.as_str().as_bytes()), known, "{name}");
+            assert!(Present::of(&[known]).names().eq([name]));
+        }
+        assert_eq!(Known::TargetUpstream as usize, ALL.len(), "the last of them all");
         let mut present = Present::default();
         present.add(Known::TargetUpstream);
         assert!(present.has(Known::TargetUpstream) && !present.has(Known::Host));

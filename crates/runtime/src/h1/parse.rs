@@ -28,6 +28,15 @@ pub enum Version {
     Http11,
 }
 
+impl From<Version> for http::Version {
+    fn from(version: Version) -> http::Version {
+        match version {
+            Version::Http10 => http::Version::HTTP_10,
+            Version::Http11 => http::Version::HTTP_11,
+        }
+    }
+}
+
 /// A request's head. Offsets are those of the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {

@@ -8,20 +8,10 @@ use std::time::Duration;
 use ferrogate_policy::{Headers, ResponseHead};
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::fields::{Fields, Lists, strip_listed};
+use super::fields::{Fields, Lists};
 use super::line::{Known, Present};
+use crate::hop;
 use crate::response::X_ENVOY_UPSTREAM_SERVICE_TIME;
-
-/// What belongs to the upstream's connection, or is written anew.
-const NOT_FOR_CLIENTS: Present = Present::of(&[
-    Known::Connection,
-    Known::KeepAlive,
-    Known::ProxyConnection,
-    Known::TransferEncoding,
-    Known::Te,
-    Known::Upgrade,
-    Known::ServiceTime,
-]);
 
 const DIGITS: &str = "0123456789";
 
@@ -36,12 +26,8 @@ impl<'b> ResponseView<'b> {
     /// The head of an upstream's response.
     #[must_use]
     pub fn of_upstream(mut fields: Fields<'b>, status: StatusCode) -> ResponseView<'b> {
-        if fields.present().any(NOT_FOR_CLIENTS) {
-            if fields.present().has(Known::Connection) {
-                strip_listed(&mut fields);
-            }
-            fields.settle_out(|_, line| NOT_FOR_CLIENTS.has(line.known));
-        }
+        // Our own service time is put in its place.
+        hop::strip(&mut fields, Present::of(&[Known::ServiceTime]));
         ResponseView { fields, status }
     }
 

@@ -1,35 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A request as it arrives: what must be true of its framing and target before anything
-//! else looks at it, its normalised path, its one authority, and the headers that clients
-//! may not set. hyper has refused malformed syntax by now; what it leaves to its user is
-//! decided here. `request` calls it first.
+//! What a request is refused for on arrival, whichever codec read it: too much of it, no one
+//! host, a target that is no path of this gateway, no route. Each codec has refused what is
+//! malformed by its own syntax before; its headers are settled by `crate::settle`. `request` and
+//! `h1::arrival` call the same functions in the same order.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use http::header::{COOKIE, EXPECT, HOST};
+use ferrogate_model::Position;
+use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::config::PathRules;
 use crate::error::{Failure, Reason};
 use crate::hop;
-use crate::router::{Normalised, normalise, normalise_with};
+use crate::router::{CompiledRoute, Normalised, normalise, normalise_with};
+use crate::worker::Worker;
 
 /// The path as the client sent it, for the upstream; never taken from the client.
 pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 /// The route's timeout, for the upstream; never taken from the client.
 pub const X_ENVOY_EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-/// Names the upstream in systems where policies live in another process; ours do not, but a
-/// client that sets it means mischief.
-const X_TARGET_UPSTREAM: HeaderName = HeaderName::from_static("x-target-upstream");
-/// How the client spoke to the first proxy.
-pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Names one request across systems.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// A longer request id is replaced: it stands in every log line on the way.
-pub const MAX_REQUEST_ID_BYTES: usize = 256;
 
 /// The parts of the request target that routing needs.
 pub struct Target {
@@ -79,23 +72,68 @@ pub fn target(parts: &mut Parts, rules: PathRules) -> Result<Target, Failure> {
     Ok(Target { text, path_bytes, authority })
 }
 
-/// Whether a target is short enough.
+/// What can be refused before anything is done for the request, of which `counted` is already in
+/// the count of those in flight.
 ///
 /// # Errors
-/// When it is not.
-pub fn within(bytes: usize, most: usize) -> Result<(), Failure> {
-    if bytes <= most { Ok(()) } else { Err(Failure::with(Reason::UriTooLong, format!("{bytes} bytes"))) }
+/// When it is shed, or its target or what it announces of its body is too long.
+pub fn admit(worker: &Worker, counted: u64, target_bytes: usize, body_bytes: u64) -> Result<(), Failure> {
+    worker.admit(counted)?;
+    if target_bytes > worker.h1.max_target {
+        return Err(Failure::with(Reason::UriTooLong, format!("{target_bytes} bytes")));
+    }
+    if body_bytes > worker.h1.max_body {
+        return Err(Failure::with(Reason::RequestBodyTooLarge, format!("{body_bytes} bytes are announced")));
+    }
+    Ok(())
 }
 
-/// Whether a body that tells its length is short enough.
+/// The one host: that of an absolute target or of HTTP/2 before `Host` (RFC 9112, 3.2.2).
 ///
 /// # Errors
-/// When it is not.
-pub fn announced(bytes: u64, most: u64) -> Result<(), Failure> {
-    if bytes <= most {
-        return Ok(());
+/// When there is none, or more than one, or it is no host.
+pub fn host<'h>(
+    of_target: Option<&'h str>,
+    mut hosts: impl Iterator<Item = &'h [u8]>,
+    version: Version,
+) -> Result<&'h str, Failure> {
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(bad("more than one host"));
     }
-    Err(Failure::with(Reason::RequestBodyTooLarge, format!("{bytes} bytes are announced")))
+    let host = match (of_target, first) {
+        (Some(host), _) => host,
+        (None, Some(host)) => std::str::from_utf8(host).map_err(|_| bad("the host is not text"))?,
+        // HTTP/1.0 knows no Host; it can reach routes of the `*` host.
+        (None, None) if version == Version::HTTP_10 => return Ok(""),
+        (None, None) => return Err(bad("no host")),
+    };
+    if host.is_empty() && version == Version::HTTP_2 {
+        return Err(bad("no host"));
+    }
+    if !host.is_empty() && !is_authority(host) {
+        return Err(bad("the host is not a host"));
+    }
+    Ok(host)
+}
+
+/// One look into one snapshot (invariant 5), whose position is noted whatever is found.
+///
+/// # Errors
+/// When no route matches, or there can be none yet.
+pub fn route<'b>(
+    worker: &Worker,
+    (authority, method, path): (&str, &str, &str),
+    header: &dyn Fn(&str) -> Option<&'b [u8]>,
+    position: &mut Position,
+) -> Result<Arc<CompiledRoute>, Failure> {
+    let snapshot = worker.shared.state.load();
+    *position = snapshot.position;
+    snapshot.table.find(authority, method, path, header).cloned().ok_or_else(|| {
+        // Before the first configuration a 404 would be a lie that clients may cache.
+        let nothing_yet = snapshot.position == Position::default();
+        Failure::new(if nothing_yet { Reason::NotReady } else { Reason::RouteNotFound })
+    })
 }
 
 /// A path as it is matched, and its length: borrowed, and then without its query, when it is
@@ -126,70 +164,14 @@ fn with_query(path: &str, query: Option<&str>) -> String {
     }
 }
 
-/// Removes and completes headers before the first policy sees them (contract 4.5).
-pub fn settle_headers(headers: &mut HeaderMap, https: bool) -> String {
-    hop::strip(headers);
-    for name in [X_ENVOY_ORIGINAL_PATH, X_ENVOY_EXPECTED_TIMEOUT, X_TARGET_UPSTREAM, EXPECT] {
-        headers.remove(name);
-    }
-    // HTTP/2 may split cookies to compress them; HTTP/1.1 upstreams expect one header
-    // (RFC 9113, 8.2.3).
-    join_cookies(headers);
-    let known = headers.get(&X_FORWARDED_PROTO).is_some_and(|proto| proto == "http" || proto == "https");
-    if !known {
-        let proto = HeaderValue::from_static(if https { "https" } else { "http" });
-        headers.insert(X_FORWARDED_PROTO, proto);
-    }
-    request_id(headers)
-}
-
-fn request_id(headers: &mut HeaderMap) -> String {
-    let sent = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
-    if let Some(sent) = sent.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES) {
-        return sent.to_owned();
-    }
-    // It names a request and protects nothing, so a fast generator does.
-    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid().to_string();
-    if let Ok(value) = HeaderValue::try_from(id.as_str()) {
-        headers.insert(X_REQUEST_ID, value);
-    }
-    id
-}
-
-fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
-        headers.insert(COOKIE, joined);
-    }
-}
-
-/// The one authority: of an absolute target or HTTP/2 before `Host` (RFC 9112, 3.2.2).
+/// The one host, which the one `Host` then says as well.
 fn authority(parts: &mut Parts) -> Result<String, Failure> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Err(bad("more than one host"));
-    }
-    let text = match (parts.uri.authority(), host) {
-        (Some(authority), _) => authority.as_str().to_owned(),
-        (None, Some(host)) => match host.to_str() {
-            Ok(host) => host.to_owned(),
-            Err(_) => return Err(bad("the host is not text")),
-        },
-        // HTTP/1.0 knows no Host; it can reach routes of the `*` host.
-        (None, None) if parts.version == Version::HTTP_10 => String::new(),
-        (None, None) => return Err(bad("no host")),
-    };
-    if text.is_empty() {
-        return if parts.version == Version::HTTP_2 { Err(bad("no host")) } else { Ok(text) };
-    }
-    if !is_authority(&text) {
-        return Err(bad("the host is not a host"));
-    }
-    if host.is_none_or(|host| host.as_bytes() != text.as_bytes())
+    let hosts = parts.headers.get_all(HOST).into_iter().map(HeaderValue::as_bytes);
+    let of_target = parts.uri.authority().map(Authority::as_str);
+    let text = host(of_target, hosts, parts.version)?.to_owned();
+    let said = parts.headers.get(HOST).is_some_and(|host| host.as_bytes() == text.as_bytes());
+    if !text.is_empty()
+        && !said
         && let Ok(value) = HeaderValue::try_from(text.as_str())
     {
         parts.headers.insert(HOST, value);
@@ -198,8 +180,7 @@ fn authority(parts: &mut Parts) -> Result<String, Failure> {
 }
 
 /// Whether this names a host, with or without a port.
-#[must_use]
-pub fn is_authority(text: &str) -> bool {
+fn is_authority(text: &str) -> bool {
     // Nearly every host is of these characters; the rest is for a parser to say.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     let (host, port) = text.split_once(':').unwrap_or((text, "0"));
@@ -246,10 +227,10 @@ pub enum Health {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
     use http::request::Parts;
-    use http::{HeaderMap, HeaderValue, Request};
 
-    use super::{settle_headers, target};
+    use super::target;
     use crate::config::PathRules;
     use crate::router::EscapedSlashes;
 
@@ -290,26 +271,5 @@ mod tests {
         let mut parts = parts("http://other:81/a", &["h"]);
         target(&mut parts, RULES).expect("a good request");
         assert_eq!(parts.headers["host"], "other:81");
-    }
-
-    #[test]
-    fn clients_cannot_set_what_the_gateway_tells_upstreams() {
-        let mut headers = HeaderMap::new();
-        for name in ["x-envoy-original-path", "x-envoy-expected-rq-timeout-ms", "x-target-upstream", "expect"]
-        {
-            headers.insert(name, HeaderValue::from_static("1"));
-        }
-        headers.append("cookie", HeaderValue::from_static("a=1"));
-        headers.append("cookie", HeaderValue::from_static("b=2"));
-        headers.insert("x-forwarded-proto", HeaderValue::from_static("gopher"));
-        let id = settle_headers(&mut headers, true);
-        assert_eq!(id.len(), 36);
-        assert_eq!(headers["x-request-id"], id.as_str());
-        assert_eq!(headers["cookie"], "a=1; b=2");
-        assert_eq!(headers["x-forwarded-proto"], "https");
-        assert_eq!(headers.len(), 3, "{headers:?}");
-
-        headers.insert("x-request-id", HeaderValue::from_static("mine"));
-        assert_eq!(settle_headers(&mut headers, true), "mine");
     }
 }

@@ -16,7 +16,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferrogate_model::Position;
 use ferrogate_policy::{BodyNeed, Chain, ClientCertificate};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -26,12 +25,12 @@ use uuid::Uuid;
 use crate::access_log::{Opening, Record};
 use crate::conn::Peer;
 use crate::error::{Failure, Reason};
-use crate::forwarded::{self, Arrival};
+use crate::h1::line::Known;
 use crate::head::RequestParts;
 use crate::response::Draft;
 use crate::response::body::{ResponseBody, Source};
 use crate::router::CompiledRoute;
-use crate::tls::identity;
+use crate::settle::{self, Arrival, Arriving as _};
 use crate::upgrade::tunnel::{self, Held};
 use crate::upgrade::{self, Offer, Switch};
 use crate::worker::Worker;
@@ -105,11 +104,8 @@ pub fn note_slow_head(worker: &Worker, client: IpAddr, id: Option<Uuid>) {
 
 /// What can be refused before anything is done for the request.
 fn admit(worker: &Worker, parts: &Parts, body: &Incoming) -> Result<(), Failure> {
-    let limits = &worker.shared.config.limits;
-    worker.admit(1)?;
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    inbound::within(target, limits.max_uri_bytes)?;
-    inbound::announced(body.size_hint().lower(), limits.max_request_body_bytes.unwrap_or(u64::MAX))
+    inbound::admit(worker, 1, target, body.size_hint().lower())
 }
 
 /// From the request's head to its route: checks, normalisation, one look into one snapshot.
@@ -124,31 +120,21 @@ fn find(
     let original_path = HeaderValue::try_from(original)
         .map_err(|_| Failure::with(Reason::BadRequest, "the path has characters that must be escaped"))?;
     let target = inbound::target(&mut parts, worker.shared.config.path)?;
-    let request_id = inbound::settle_headers(&mut parts.headers, peer.https);
     let arrival = Arrival {
         peer: peer.address,
+        certificate: peer.certificate.as_deref(),
         authority: &target.authority,
         https: peer.https,
         version: parts.version,
     };
-    let client = forwarded::settle(&mut parts.headers, &worker.shared.config.forwarding, &arrival);
-    if let Some(name) = &worker.shared.config.downstream_tls.client_certificate_header {
-        identity::tell(&mut parts.headers, name, peer.certificate.as_deref());
-    }
-    record.request_id = request_id.into();
-
-    let snapshot = worker.shared.state.load();
-    record.position = snapshot.position;
+    let settled = settle::request(&mut parts.headers, &worker.shared.config, &arrival);
+    record.request_id = match (&settled.made_id, parts.headers.value(Known::RequestId)) {
+        (Some(made), _) => made.as_str().into(),
+        (None, sent) => String::from_utf8_lossy(sent.unwrap_or_default()).into(),
+    };
     let header = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
-    let route = snapshot
-        .table
-        .find(&target.authority, parts.method.as_str(), target.path(), &header)
-        .ok_or_else(|| {
-            // Before the first configuration a 404 would be a lie that clients may cache.
-            let nothing_yet = record.position == Position::default();
-            Failure::new(if nothing_yet { Reason::NotReady } else { Reason::RouteNotFound })
-        })?;
-    let route = Arc::clone(route);
+    let asked = (target.authority.as_str(), parts.method.as_str(), target.path());
+    let route = inbound::route(worker, asked, &header, &mut record.position)?;
     record.route = Some(route.clone());
     let chain = match &route.chain {
         Ok(chain) => chain.clone(),
@@ -160,7 +146,7 @@ fn find(
     };
     let head = RequestParts::new(parts.headers, parts.method, target.text, target.authority, peer.https);
     let certificate = peer.certificate.clone();
-    Ok(Routed { route, chain, head, client, certificate, original_path, switch })
+    Ok(Routed { route, chain, head, client: settled.client, certificate, original_path, switch })
 }
 
 impl Routed {

@@ -22,6 +22,7 @@ use crate::coding::{Coding, Opened};
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
 use crate::forwarded;
+use crate::h1::line::Present;
 use crate::head::{RequestParts, ResponseParts};
 use crate::hop;
 use crate::response::body::{Source, UpstreamBody};
@@ -271,7 +272,7 @@ impl<'a> Walk<'a> {
             let detail = "a transfer coding other than chunked";
             return Err(Failure::with(Reason::UpstreamProtocol, detail));
         }
-        hop::strip(&mut headers);
+        hop::strip(&mut headers, Present::default());
         if let Some(via) = &self.worker.shared.config.forwarding.via {
             forwarded::note_via(&mut headers, via, parts.version);
         }

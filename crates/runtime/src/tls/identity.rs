@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who a client has proved to be: read from its certificate once per connection, after the
 //! handshake has verified it. Upstreams are told in a header, if the operator names one, which
-//! clients cannot set: it is removed from every request first.
+//! clients cannot set: `settle` puts it in the place of whatever they sent.
 
 use std::fmt::Write as _;
 
 use ferrogate_policy::ClientCertificate;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
@@ -36,10 +36,9 @@ pub fn read(certificate: &CertificateDer<'_>) -> Option<ClientCertificate> {
     Some(identity)
 }
 
-/// Puts the header in place of whatever the client sent under its name.
-pub fn tell(headers: &mut HeaderMap, name: &HeaderName, identity: Option<&ClientCertificate>) {
-    headers.remove(name);
-    let Some(identity) = identity else { return };
+/// The header's value.
+#[must_use]
+pub fn header(identity: &ClientCertificate) -> Option<HeaderValue> {
     // In quotes, what would end them escaped; what cannot stand in a header is left out.
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     let mut value = format!("Hash={};Subject=\"{}\"", identity.fingerprint, quoted(&identity.subject));
@@ -49,11 +48,9 @@ pub fn tell(headers: &mut HeaderMap, name: &HeaderName, identity: Option<&Client
     for dns in &identity.dns_names {
         value.push_str(&format!(";DNS=\"{}\"", quoted(dns)));
     }
-    let value = HeaderValue::try_from(&value)
-        .or_else(|_| HeaderValue::try_from(format!("Hash={}", identity.fingerprint)));
-    if let Ok(value) = value {
-        headers.insert(name, value);
-    }
+    HeaderValue::try_from(&value)
+        .or_else(|_| HeaderValue::try_from(format!("Hash={}", identity.fingerprint)))
+        .ok()
 }
 
 fn hex(bytes: &[u8]) -> String {

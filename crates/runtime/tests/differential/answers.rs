@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ferrogate_runtime::config::Http1Codec;
+use ferrogate_runtime::config::{Config, Http1Codec};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,9 +33,15 @@ pub enum Answer {
 
 impl Pair {
     pub async fn start() -> Pair {
+        Pair::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(edit: impl Fn(&mut Config) + Clone) -> Pair {
         let backend = Backend::start().await;
         let start = |codec| {
+            let edit = edit.clone();
             Gateway::start_with(move |config| {
+                edit(config);
                 config.http1_codec = codec;
                 config.workers = 1;
                 config.limits.head_timeout = Duration::from_millis(300);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests chosen for what they could go wrong with.
 
+use ferrogate_runtime::config::Forwarding;
+
 use crate::answers::{Answer, LAST, Pair};
 
 /// Both gateways do the same with these, whatever it is.
@@ -59,6 +61,19 @@ const SAME: &[&str] = &[
     "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\nabc\r\n0\r\n\r\n",
 ];
 
+/// What proxies in front may have said, or who would like to be taken for one.
+const FORWARDED: &[&str] = &[
+    "GET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET /a HTTP/1.0\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6, 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-Host: other\r\nX-Forwarded-Proto: https\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nForwarded: for=6.6.6.6, for=1.1.1.1\r\nForwarded: for=x\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nVia: 1.0 inner\r\nVia: 2 edge\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nConnection: via, x-forwarded-for\r\nVia: 1.0 a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: caf\u{e9}, 1.1.1.1\r\nVia: caf\u{e9}\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-Client-Cert: Subject=\"CN=mallory\"\r\nx-client-cert: again\r\n\r\n",
+];
+
 /// Ours refuses these and hyper does not; with the reason.
 const STRICTER: &[(&str, &str)] = &[
     (
@@ -89,6 +104,32 @@ async fn the_corpus_is_answered_the_same_by_both_codecs() {
         if !(refused(&own) && refused(&hyper)) {
             assert_eq!(own, hyper, "{case:?}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstreams_are_told_of_the_client_the_same_by_both_codecs() {
+    for (trusted_hops, rfc7239, via) in [
+        (Some(0), true, None),
+        (Some(1), false, Some("edge")),
+        (Some(2), true, Some("edge")),
+        (None, false, None),
+    ] {
+        let forwarding = Forwarding { trusted_hops, rfc7239, via: via.map(str::to_owned) };
+        let pair = Pair::start_with(move |config| {
+            config.forwarding = forwarding.clone();
+            config.downstream_tls.client_certificate_header = Some("x-client-cert".parse().expect("a name"));
+        })
+        .await;
+        for case in FORWARDED {
+            let bytes = latin(case);
+            let (own, hyper) = pair.ask(&[&bytes, LAST.as_bytes()]).await;
+            assert!(matches!(own[..], [Answer::Echo(_), ..]), "{case:?}: {own:?}");
+            assert_eq!(own, hyper, "{case:?} with {trusted_hops:?}, {rfc7239}, {via:?}");
+        }
+        // Ours it is, whatever the settings: nothing of this was handed over.
+        let (own, _) = pair.ask(&[b"GET /a HTTP/1.1\nHost: h\n\n"]).await;
+        assert_eq!(own, [Answer::Status(400)]);
     }
 }
 
