@@ -99,6 +99,7 @@ where
     let close =
         terms.close || announces_close || !wires.upload.is_read() || wires.alarm.ticker().is_draining();
     let mut out = wires.worker.h1.stock.take_out();
+    wires.interim.finish(&mut out);
     let ending = if ending == Ending::Empty(Some(length)) && head.status() == StatusCode::NOT_MODIFIED {
         Ending::Empty(None)
     } else {

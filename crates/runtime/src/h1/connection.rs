@@ -19,10 +19,11 @@ use super::exchange::{self, Routed};
 use super::fields::{Fields, Lists};
 use super::framing::Framing;
 use super::intake::{Intake, Next};
+use super::interim::Interim;
 use super::line::Known;
 use super::parse::{RequestHead, Version};
 use super::timer::Span;
-use super::wires::{CONTINUE, Stop, Wires};
+use super::wires::{Stop, Wires};
 use crate::access_log::{Opening, Record, Traffic};
 use crate::error::Failure;
 use crate::response::Draft;
@@ -126,9 +127,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         record.position = position;
         let body = framing.map_or(None, |framing| framing.contained(surplus));
         let due = Due::new(alarm, started, found.timeouts(), worker.h1.write_stall);
-        let mut wires = Wires::new(worker, stream, alarm, due, body.is_some());
+        let interim = Interim::new(terms.version, expects);
+        let mut wires = Wires::new(worker, stream, alarm, due, interim, body.is_some());
         wires.timed = traffic.request_complete.is_timed();
-        wires.interim = if expects { CONTINUE } else { &[] };
         let mut sent = false;
         let served = match found {
             Found::Route { route, head, request_id, client } => {
@@ -183,8 +184,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut record = begin(worker, peer, traffic, started, opening);
         record.position = worker.shared.state.load().position;
         let due = Due::new(alarm, started, &NO_TIMEOUTS, worker.h1.write_stall);
-        let mut wires = Wires::new(worker, stream, alarm, due, false);
         let terms = Terms { version: Version::Http11, head_only: false, trailers: false, close: true };
+        let interim = Interim::new(terms.version, false);
+        let mut wires = Wires::new(worker, stream, alarm, due, interim, false);
         match answer::fail(&mut wires, failure, terms, &mut record).await {
             Ok(_) => End::Close { linger: true },
             Err(_) => End::Broken,

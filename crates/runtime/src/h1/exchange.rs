@@ -232,6 +232,7 @@ where
     let (ending, body, dropped) = ending(head.status(), body, announced, terms);
     let close = terms.close || ending == Ending::Close || wires.alarm.ticker().is_draining();
     let mut out = wires.worker.h1.stock.take_out();
+    wires.interim.finish(&mut out);
     write_head(wires.worker, &mut out, &head, ending, close, terms);
     record.note_response(|name| head.fields.get(name));
     record.status = Some(head.status());

@@ -21,6 +21,7 @@ pub mod flow;
 pub mod framing;
 pub mod handover;
 pub mod intake;
+pub mod interim;
 pub mod line;
 pub mod parse;
 pub mod policies;

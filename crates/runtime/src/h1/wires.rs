@@ -16,6 +16,7 @@ use super::buffer::Buffer;
 use super::due::{Due, Late, Waits};
 use super::flow::{Broken, Flow};
 use super::framing::Framing;
+use super::interim::Interim;
 use super::line::Line;
 use super::parse::{self, HeadLimits, ResponseHead};
 use super::pool::Lease;
@@ -29,9 +30,6 @@ use crate::worker::Worker;
 const HEAD: HeadLimits = HeadLimits { max_fields: 256 };
 const MAX_HEAD_BYTES: usize = 256 * 1024;
 
-/// What a client that expects it is told before it sends its body (RFC 9110, 10.1.1).
-pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
 /// The streams and what is on its way between them.
 pub struct Wires<'c, S> {
     /// The worker.
@@ -44,8 +42,8 @@ pub struct Wires<'c, S> {
     pub due: Due,
     /// The request.
     pub upload: Flow,
-    /// What the client is still to be told before it sends its body.
-    pub interim: &'static [u8],
+    /// What the client is told before the final head.
+    pub interim: Interim,
     /// The upstream takes no more of the request.
     pub refused: bool,
     /// Something had to be waited for, since this was last set to false.
@@ -90,6 +88,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         client: &'c mut S,
         alarm: &'c Alarm,
         due: Due,
+        interim: Interim,
         here: bool,
     ) -> Wires<'c, S> {
         let framing = if here { Framing::None } else { Framing::Close };
@@ -100,7 +99,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
             alarm,
             due,
             upload,
-            interim: &[],
+            interim,
             refused: false,
             waited: false,
             timed: false,
@@ -186,6 +185,8 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         }
         let stock = &self.worker.h1.stock;
         loop {
+            // Hints are for now or never; a client that does not take them holds nothing up.
+            let _all_taken = self.interim.poll_write(self.client, cx);
             // A full buffer would read nothing, which is what an end looks like.
             let room = incoming.buffer.as_mut().is_none_or(|buffer| buffer.make_room(MAX_HEAD_BYTES));
             if !room {
@@ -198,7 +199,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
                 Poll::Pending => return self.poll_wait(false, cx).map(|stop| Err(Lost::Over(stop))),
             }
             self.due.moved(self.alarm);
-            match final_head(incoming) {
+            match final_head(incoming, &mut self.interim) {
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Ok(None) => {}
                 Err(detail) => return Poll::Ready(Err(protocol(&detail))),
@@ -252,8 +253,11 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         if self.refused || self.upload.is_done() {
             return None;
         }
-        if self.upload.awaits_body() && !self.interim.is_empty() && !self.poll_interim(cx) {
-            return None;
+        if self.upload.awaits_body() {
+            self.interim.go_on();
+            if self.interim.poll_write(self.client, cx).is_pending() {
+                return None;
+            }
         }
         let polled = self.upload.poll(self.client, &mut lease.wire, &self.worker.h1.stock, cx);
         if self.timed && self.read_at.is_none() && self.upload.is_read() {
@@ -272,21 +276,6 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
                 Some(Failure::with(reason, String::from(broken)))
             }
         }
-    }
-
-    /// Whether the client has been told to go on.
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> bool {
-        while !self.interim.is_empty() {
-            match Pin::new(&mut *self.client).poll_write(cx, self.interim) {
-                Poll::Ready(Ok(written)) if written > 0 => {
-                    self.interim = self.interim.get(written..).unwrap_or_default();
-                }
-                // Its own read will say that it is gone.
-                Poll::Ready(_) => return true,
-                Poll::Pending => return false,
-            }
-        }
-        true
     }
 
     /// Nothing can go on: is the client still there, and is there time left?
@@ -326,16 +315,21 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
     }
 }
 
-/// The final response's head. Interim ones before it are read over: whoever wants them asks
-/// for nothing that this path serves.
-fn final_head(incoming: &mut Incoming<'_>) -> Result<Option<ResponseHead>, String> {
+/// The final response's head. Of interim ones before it early hints go on; the others are answers
+/// to what was not asked for, and read over.
+fn final_head(incoming: &mut Incoming<'_>, interim: &mut Interim) -> Result<Option<ResponseHead>, String> {
     let Some(buffer) = incoming.buffer else { return Ok(None) };
     loop {
         let head = parse::response(buffer.filled(), HEAD, incoming.lines);
         let Some(head) = head.map_err(|refusal| refusal.to_string())? else { return Ok(None) };
         match head.status {
             101 => return Err("unasked-for 101 Switching Protocols".to_owned()),
-            100..200 => buffer.consume(head.end),
+            100..200 => {
+                if head.status == 103 {
+                    interim.hint(buffer.filled(), &head, incoming.lines);
+                }
+                buffer.consume(head.end);
+            }
             _ => return Ok(Some(head)),
         }
     }

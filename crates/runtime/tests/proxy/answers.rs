@@ -182,7 +182,10 @@ fn judge(sees: &Sees, answer: &str) -> Result<(), String> {
     if matches!(sees, CutOff) && answer.is_empty() {
         return Ok(());
     }
-    let (head, rest) = answer.split_once("\r\n\r\n").ok_or("no head")?;
+    let (mut head, mut rest) = answer.split_once("\r\n\r\n").ok_or("no head")?;
+    while head.starts_with("HTTP/1.1 103 ") {
+        (head, rest) = rest.split_once("\r\n\r\n").ok_or("hints and no head")?;
+    }
     let status = head.get(9..12).unwrap_or_default().to_owned();
     // The last answer is to the request that closes the connection.
     let (body, last) = match rest.find("HTTP/1.0 404").or_else(|| rest.find("HTTP/1.1 404")) {

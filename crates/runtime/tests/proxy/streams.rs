@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What must not wait for more: events, trailers, and the word to go on.
+//! What must not wait for more: events, trailers, hints, and the word to go on.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use ferrogate_runtime::config::Http1Codec;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::CODEC;
 use crate::support::backend::Backend;
 use crate::support::{Gateway, PATIENCE, api, probes, raw};
 
@@ -98,4 +100,71 @@ async fn a_client_that_asks_first_is_told_to_go_on_only_when_its_body_is_wanted(
     client.write_all(ask("refused").as_bytes()).await.expect("a sent head");
     let answer = until(&mut client, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 418 "), "the policy's word comes first: {answer}");
+}
+
+/// Hints at two files, and answers when the test lets it; then once more.
+async fn hinting() -> Backend {
+    const HINTS: &str = "HTTP/1.1 102 Processing\r\n\r\n\
+        HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nx-inner: 1\r\n\r\n\
+        HTTP/1.1 103 Early Hints\r\nLink: </b.js>\r\n\r\n";
+    Backend::listen(|mut stream, control| async move {
+        while until(&mut stream, "\r\n\r\n").await.contains(" HTTP/1.1\r\n") {
+            stream.write_all(HINTS.as_bytes()).await.expect("an open connection");
+            control.gate.acquire().await.expect("an open gate").forget();
+            let answer = "HTTP/1.1 200 OK\r\nlink: </a.css>\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(answer.as_bytes()).await.expect("an open connection");
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn early_hints_arrive_before_their_answer_is_made() {
+    let (gateway, backend) = (Gateway::start().await, hinting().await);
+    let tagging = probes(&[json!({ "do": "tag", "value": "final" })]);
+    gateway.deploy(&[api("/h", &backend.url(), move |spec| spec["policies"] = tagging)]).await;
+    let mut client = TcpStream::connect(gateway.http).await.expect("a connection");
+    for _ in 0..2 {
+        client.write_all(b"GET /h/x HTTP/1.1\r\nhost: h\r\n\r\n").await.expect("a sent request");
+        // hyper has no way to send them.
+        if CODEC == Http1Codec::Own {
+            for link in ["</a.css>; rel=preload", "</b.js>"] {
+                let hint = until(&mut client, "\r\n\r\n").await;
+                assert_eq!(hint, format!("HTTP/1.1 103 Early Hints\r\nlink: {link}\r\n\r\n"));
+            }
+        }
+        backend.control.gate.add_permits(1);
+        let answer = until(&mut client, "\r\n\r\nok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("x-tag: final"), "{answer}");
+    }
+    let lines = gateway.log_lines(2).await;
+    assert!(lines.iter().all(|line| line["respCd"] == 200), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_http_1_0_get_no_interim_answer() {
+    let (gateway, backend) = (Gateway::start().await, hinting().await);
+    gateway.deploy(&[api("/h", &backend.url(), |_| {})]).await;
+    backend.control.gate.add_permits(1);
+    let answer = raw(gateway.http, b"GET /h/x HTTP/1.0\r\nhost: h\r\nexpect: 100-continue\r\n\r\n").await;
+    assert!(answer.contains(" 200 ") && answer.ends_with("\r\n\r\nok"), "{answer}");
+    assert!(!answer.contains("103") && !answer.contains("100"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hint_comes_after_the_word_to_go_on_and_before_the_body_is_sent() {
+    let (gateway, backend) = (Gateway::start().await, hinting().await);
+    gateway.deploy(&[api("/h", &backend.url(), |_| {})]).await;
+    let mut client = TcpStream::connect(gateway.http).await.expect("a connection");
+    let head = "POST /h/x HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+    client.write_all(head.as_bytes()).await.expect("a sent head");
+    assert_eq!(until(&mut client, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    if CODEC == Http1Codec::Own {
+        assert!(until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 103 "));
+        assert!(until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 103 "));
+    }
+    client.write_all(b"abc").await.expect("a sent body");
+    backend.control.gate.add_permits(1);
+    let answer = until(&mut client, "\r\n\r\nok").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
