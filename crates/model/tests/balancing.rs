@@ -7,8 +7,8 @@ use ferrogate_model::Refusal;
 use ferrogate_model::document::Defaults;
 use ferrogate_model::kinds::RestApi;
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, DEFAULT_COOKIE, HashKey, HealthCheck, HealthQuestion, LoadBalancing, StickyCookie,
-    UpstreamDefinition,
+    BalancingPolicy, DEFAULT_COOKIE, Endpoints, HashKey, HealthCheck, HealthQuestion, LoadBalancing,
+    StickyCookie, UpstreamDefinition,
 };
 use serde_json::{Value, json};
 
@@ -56,6 +56,14 @@ fn refuses(extra: &Value, want: &[(&str, &str)]) {
                 && got.message.starts_with(message)
         });
     assert!(fits, "got {got:#?}, want {want:#?}");
+}
+
+#[test]
+fn endpoints() {
+    assert_eq!(reads(&json!({})).endpoints, Endpoints::PerTarget);
+    assert_eq!(reads(&json!({"endpoints": "per-target"})).endpoints, Endpoints::PerTarget);
+    assert_eq!(reads(&json!({"endpoints": "per-address"})).endpoints, Endpoints::PerAddress);
+    refuses(&json!({"endpoints": "all"}), &[("endpoints", "Endpoints must be 'per-target' or")]);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ferrogate_model::document::{Defaults, Format, parse};
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, CircuitBreaker, DeploymentState, FailureRate, Fault, FaultAbort, FaultDelay, HashKey,
-    HeaderMatch, HeaderValueMatch, HealthCheck, HealthQuestion, HostRewrite, LoadBalancing, Method, Mirror,
-    Operation, OutlierDetection, PolicySpec, Resilience, RetryOn, RetryPolicy, Scheme, SplitPart,
+    BalancingPolicy, CircuitBreaker, DeploymentState, Endpoints, FailureRate, Fault, FaultAbort, FaultDelay,
+    HashKey, HeaderMatch, HeaderValueMatch, HealthCheck, HealthQuestion, HostRewrite, LoadBalancing, Method,
+    Mirror, Operation, OutlierDetection, PolicySpec, Resilience, RetryOn, RetryPolicy, Scheme, SplitPart,
     StickyCookie, TargetUrl, TrafficSplit, Upstream, UpstreamDefinition, UpstreamProtocol, UpstreamTarget,
     UpstreamTls, WeightedTarget,
 };
@@ -244,7 +244,8 @@ fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
 fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
     let weighted = (target(), prop::option::of(0..=100_u8), prop::option::of(any::<String>()))
         .prop_map(|(url, weight, zone)| WeightedTarget { url, weight, zone });
-    let targets = (prop::collection::vec(weighted, 0..3), protocol());
+    let endpoints = prop::sample::select(vec![Endpoints::PerTarget, Endpoints::PerAddress]);
+    let targets = (prop::collection::vec(weighted, 0..3), protocol(), endpoints);
     let protection = (
         prop::option::of(outlier_detection()),
         prop::option::of(circuit_breaker()),
@@ -259,6 +260,7 @@ fn definitions() -> impl Strategy<Value = Vec<UpstreamDefinition>> {
                 connect_timeout: fields.2,
                 targets: fields.3.0,
                 protocol: fields.3.1,
+                endpoints: fields.3.2,
                 load_balancing: fields.4,
                 outlier_detection: fields.5.0,
                 circuit_breaker: fields.5.1,

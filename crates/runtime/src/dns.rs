@@ -5,12 +5,14 @@
 //! never reach the network. Called by `upstream::connect`, only for a new connection.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
+};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use smallvec::{SmallVec, smallvec};
 
@@ -53,10 +55,27 @@ struct LastGood(HashMap<String, (Addresses, Instant)>);
 pub struct DnsError(pub String);
 
 impl Dns {
+    /// A resolver that asks these name servers, or those of the system when there are none.
+    #[must_use]
+    pub fn asking(servers: &[SocketAddr]) -> Dns {
+        if servers.is_empty() {
+            return Dns::from_system();
+        }
+        let server = |server: &SocketAddr| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+            let connections = connections.map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+            NameServerConfig::new(server.ip(), true, connections.into())
+        };
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
+        Dns { resolver: build(config, ResolverOpts::default()), last: Mutex::default() }
+    }
+
     /// A resolver with the system's configuration; without one (a container with an empty
     /// `resolv.conf`), only literals and `localhost` resolve, and other names say why.
-    #[must_use]
-    pub fn from_system() -> Dns {
+    fn from_system() -> Dns {
         match hickory_resolver::system_conf::read_system_conf() {
             Ok((config, options)) => Dns { resolver: build(config, options), last: Mutex::default() },
             Err(error) => {

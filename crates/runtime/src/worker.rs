@@ -164,7 +164,8 @@ impl Worker {
         };
         let pool = Pool::new(limits);
         let h1 = H1::new(&shared.config, shared.clock.as_ref(), limits);
-        let connector = Connector::new(Dns::from_system(), shared.client_tls.clone(), tasks.clone());
+        let dns = Dns::asking(&upstream.nameservers);
+        let connector = Connector::new(dns, shared.client_tls.clone(), tasks.clone());
         let server = &shared.config.server_header;
         let server_header = match server.mode {
             ServerHeaderMode::PassThrough => None,

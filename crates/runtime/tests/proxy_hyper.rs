@@ -20,6 +20,8 @@ mod http2;
 mod lifecycle;
 #[path = "proxy/limits.rs"]
 mod limits;
+#[path = "proxy/names.rs"]
+mod names;
 #[path = "proxy/observed.rs"]
 mod observed;
 #[path = "proxy/policies.rs"]

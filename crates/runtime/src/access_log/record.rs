@@ -4,7 +4,7 @@
 //! line, so that an aborted one is logged as surely as a finished one. It never decides what
 //! becomes of a request: the walk and the hot path fill it in, `fields` reads it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ pub struct Record {
     pub error_id: Option<Uuid>,
     /// The policy that answered or failed.
     pub policy: Option<&'static str>,
-    /// `host:port` of the target.
+    /// `host:port` of the endpoint; its address where each of a name is one.
     pub upstream_host: Option<String>,
     /// The version of HTTP that the target spoke.
     pub upstream_version: Version,
@@ -190,7 +190,10 @@ impl Record {
     /// Notes where the request goes, by path and query.
     pub fn note_upstream_path(&mut self, endpoint: &Endpoint, path: &str) {
         if self.is_logged() {
-            self.upstream_host = Some(format!("{}:{}", endpoint.host, endpoint.port));
+            self.upstream_host = Some(match endpoint.address {
+                Some(address) => SocketAddr::new(address, endpoint.port).to_string(),
+                None => format!("{}:{}", endpoint.host, endpoint.port),
+            });
             self.upstream_path = Some(path.to_owned());
         }
     }

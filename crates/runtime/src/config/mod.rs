@@ -214,6 +214,8 @@ pub struct UpstreamTls {
 pub struct Upstream {
     /// TLS towards upstreams.
     pub tls: UpstreamTls,
+    /// Who is asked for the addresses of names; the system's name servers when there are none.
+    pub nameservers: Vec<SocketAddr>,
     /// Whole request, for routes that say nothing (contract 3.4); zero switches it off.
     pub request_timeout: Duration,
     /// Longest silence, for routes that say nothing; zero switches it off.
@@ -433,6 +435,7 @@ impl Default for Upstream {
     fn default() -> Upstream {
         Upstream {
             tls: UpstreamTls::default(),
+            nameservers: Vec::new(),
             request_timeout: Duration::from_secs(60),
             stream_idle_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(5),

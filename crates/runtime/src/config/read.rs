@@ -3,6 +3,7 @@
 //! 7.4, so that a file written for that system works; `runtime.*` is ours. Every problem is
 //! left with the reader, which lists them all at once.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const MAX_TRUSTED_HOPS: u64 = 32;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+
+const DNS_PORT: u16 = 53;
+const MAX_NAMESERVERS: usize = 8;
 
 /// Keys of that file format that have no effect here: there is no Envoy to tune, no socket
 /// between router and policies, and tracing and Lua do not exist.
@@ -301,6 +305,7 @@ fn upstream(reader: &mut Reader<'_>) -> Upstream {
             minimum,
             maximum,
         },
+        nameservers: nameservers(reader),
         request_timeout: reader.duration(
             "router.upstream.timeouts.route_timeout_ms",
             default.request_timeout,
@@ -330,6 +335,20 @@ fn upstream(reader: &mut Reader<'_>) -> Upstream {
         pool_max_age: reader.duration("runtime.upstream.max_age", default.pool_max_age, MILLISECOND..=DAY),
         max_h2_streams: ranged(reader, "runtime.upstream.max_h2_streams", default.max_h2_streams, 1, 100_000),
     }
+}
+
+/// Addresses with or without a port, for whoever has the name servers' names would need another.
+fn nameservers(reader: &mut Reader<'_>) -> Vec<SocketAddr> {
+    const KEY: &str = "runtime.upstream.nameservers";
+    let texts = reader.strings(KEY, &[]);
+    let read = |text: &String| {
+        text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)))
+    };
+    let servers: Vec<SocketAddr> = texts.iter().filter_map(read).collect();
+    if servers.len() < texts.len() || servers.len() > MAX_NAMESERVERS {
+        reader.problem(KEY, "is a list of at most 8 IP addresses, each with or without a port");
+    }
+    servers
 }
 
 fn server_header(reader: &mut Reader<'_>) -> ServerHeader {
@@ -510,6 +529,8 @@ mod tests {
             request_headers_timeout = "0s"
             [router.upstream.timeouts]
             route_timeout_ms = 1500
+            [runtime.upstream]
+            nameservers = ["10.0.0.53", "[::1]:5353"]
             [router.policy_engine]
             mode = "uds"
             [router.lua.request_transformation]
@@ -528,6 +549,8 @@ mod tests {
         assert_eq!(config.limits.idle_timeout, Duration::from_secs(600));
         assert_eq!(config.limits.head_timeout, Duration::from_secs(86_400));
         assert_eq!(config.upstream.request_timeout, Duration::from_millis(1500));
+        let servers = config.upstream.nameservers.iter().map(ToString::to_string);
+        assert!(servers.eq(["10.0.0.53:53", "[::1]:5353"]), "{:?}", config.upstream.nameservers);
         assert_eq!(config.stream.controllers.len(), 2);
         assert_eq!(config.stream.controllers[1].zone.as_deref(), Some("b"));
     }
@@ -554,6 +577,8 @@ mod tests {
             controllers = ["10.0.0.1:18000"]
             [runtime.tls]
             cert_file = "a.pem"
+            [runtime.upstream]
+            nameservers = ["dns.example"]
             [router.downstream_tls]
             key_path = "k.pem"
             client_authentication = "always"
@@ -572,6 +597,7 @@ mod tests {
             "access_logs.json_fields",
             "http:// or https://",
             "runtime.tls.cert_file",
+            "runtime.upstream.nameservers",
             "downstream_tls.cert_path",
             "downstream_tls.client_authentication",
             "downstream_tls.client_certificate_header",

@@ -117,5 +117,7 @@ impl Pool {
 }
 
 fn same(one: &Endpoint, other: &Endpoint) -> bool {
-    (one.scheme, one.port) == (other.scheme, other.port) && one.host == other.host && one.tls == other.tls
+    (one.scheme, one.port, one.address) == (other.scheme, other.port, other.address)
+        && one.host == other.host
+        && one.tls == other.tls
 }

@@ -6,21 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, HostRewrite, Resilience, RestApi, TargetUrl, Upstream, UpstreamDefinition,
+    BalancingPolicy, Endpoints, HostRewrite, Resilience, RestApi, TargetUrl, Upstream, UpstreamDefinition,
     UpstreamProtocol, UpstreamTarget,
 };
 
 use super::{Shared, Slot};
 use crate::router::{Endpoint, Poison, PoisonReason, Target};
-use crate::upstream::group::{Group, Member};
+use crate::upstream::group::Group;
 use crate::upstream::hash::Key;
-use crate::upstream::health::Checked;
+use crate::upstream::names::{Followed, Named, Recruiter};
 use crate::upstream::retry::Retry;
-use crate::upstream::states::{StateKey, States};
+use crate::upstream::states::States;
 use crate::upstream::steering::{self, Split, Steering};
 
 /// The weight of a target whose author gave none.
@@ -146,7 +146,8 @@ fn defined(api: &RestApi, definition: &UpstreamDefinition, making: &Making<'_>) 
     }
 }
 
-/// The group of a definition that needs one. A choice of one is none, but may be guarded.
+/// The group of a definition that needs one. A choice of one is none, but may be guarded, or be
+/// one of several addresses.
 fn group(
     api: &RestApi,
     definition: &UpstreamDefinition,
@@ -159,35 +160,43 @@ fn group(
     let policy = definition.load_balancing.as_ref().map(|balancing| &balancing.policy);
     let in_turn = policy.is_none_or(|policy| *policy == BalancingPolicy::RoundRobin);
     let chooses = endpoints.len() > 1 && (!in_turn || zones.iter().any(is_local));
-    let check = definition.health_check.as_ref();
-    let guards =
-        definition.outlier_detection.is_some() || definition.circuit_breaker.is_some() || check.is_some();
+    let guards = definition.outlier_detection.is_some()
+        || definition.circuit_breaker.is_some()
+        || definition.health_check.is_some()
+        || definition.endpoints == Endpoints::PerAddress;
     if endpoints.is_empty() || !(chooses || guards) {
         return None;
     }
-    let full_name = format!("{}/{}", making.artifact, definition.name);
-    let now = Instant::now();
-    let member = |(endpoint, zone): (&Endpoint, &Option<&str>)| {
-        let key = StateKey {
-            artifact: making.artifact.clone(),
-            target: definition.name.clone(),
-            scheme: endpoint.scheme,
-            host: endpoint.host.clone(),
-            port: endpoint.port,
-            address: None,
-        };
-        let state = making.upstreams.states.endpoint(key, now);
-        let health = check.map(|check| {
-            let Endpoint { scheme, tls, host, port, .. } = endpoint.clone();
-            let checked = Checked { scheme, host, port, tls, check: check.clone() };
-            making.upstreams.states.checks.of(checked, now)
-        });
-        Arc::new(Member::new(endpoint.clone(), state, is_local(zone), &full_name).checked(health))
+    let states = &making.upstreams.states;
+    let recruiter = Recruiter {
+        artifact: making.artifact.clone(),
+        definition: definition.name.clone(),
+        check: definition.health_check.clone(),
+        states: Arc::downgrade(states),
     };
-    let members = endpoints.iter().zip(zones).map(member).collect();
-    Some(Arc::new(Group::new(members, definition, &api.context)))
+    let targets = endpoints.iter().zip(zones);
+    if definition.endpoints == Endpoints::PerTarget {
+        let members = targets.map(|(endpoint, zone)| recruiter.member(states, endpoint, is_local(zone)));
+        return Some(Arc::new(Group::new(members.collect(), definition, &api.context)));
+    }
+    let named = |(endpoint, zone): (&Endpoint, &Option<&str>)| {
+        Named::new(endpoint.clone(), is_local(zone), &recruiter, states)
+    };
+    let targets: Vec<Named> = targets.map(named).collect();
+    let members = targets.iter().flat_map(|target| target.members.clone()).collect();
+    let group = Arc::new(Group::new(members, definition, &api.context));
+    states.names.follow(Followed { group: Arc::downgrade(&group), recruiter, targets });
+    Some(group)
 }
 
 fn endpoint(url: &TargetUrl, protocol: UpstreamProtocol, weight: u8) -> Endpoint {
-    Endpoint { scheme: url.scheme, protocol, tls: None, host: url.host.clone(), port: url.port, weight }
+    Endpoint {
+        scheme: url.scheme,
+        protocol,
+        tls: None,
+        host: url.host.clone(),
+        port: url.port,
+        address: None,
+        weight,
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ pub struct Endpoint {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// The one address of the name that it is, where each is an endpoint of its own.
+    pub address: Option<IpAddr>,
     /// Its share of the target's requests, 1 to 100.
     pub weight: u8,
 }

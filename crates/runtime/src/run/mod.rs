@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::doors::{Bound, Opening};
 use crate::access_log::{self, Reopen, Writer};
 use crate::config::{Config, Stream};
+use crate::dns::Dns;
 use crate::handover::{self, HandoverError, Inherited, Purpose};
 use crate::listener::{self, BindError};
 use crate::lkg::{LkgError, LkgOptions};
@@ -198,7 +199,9 @@ impl Runtime {
             draining: None,
             replaced: CancellationToken::new(),
         };
-        running.endpoints.checks.run(&running.tasks, &client_tls);
+        let dns = Arc::new(Dns::asking(&config.upstream.nameservers));
+        running.endpoints.checks.run(&running.tasks, &client_tls, dns.clone());
+        running.endpoints.names.run(&running.tasks, dns);
         if let Some(options) = options {
             running.follow(options);
         }

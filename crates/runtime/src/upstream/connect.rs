@@ -12,6 +12,7 @@ use ferrogate_base::tasks::Tasks;
 use ferrogate_model::kinds::rest_api::{Scheme, UpstreamProtocol};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use smallvec::smallvec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
@@ -90,10 +91,13 @@ impl Connector {
             let detail = format!("{step} {}:{} within {limit:?}", endpoint.host, endpoint.port);
             Failure::with(Reason::UpstreamConnectTimeout, detail)
         };
-        let addresses = timeout_at(deadline, self.dns.resolve(&endpoint.host))
-            .await
-            .map_err(|_| late("could not resolve"))?
-            .map_err(|error| Failure::with(Reason::UpstreamUnresolved, error))?;
+        let addresses = match endpoint.address {
+            Some(address) => smallvec![address],
+            None => timeout_at(deadline, self.dns.resolve(&endpoint.host))
+                .await
+                .map_err(|_| late("could not resolve"))?
+                .map_err(|error| Failure::with(Reason::UpstreamUnresolved, error))?,
+        };
         let stream = dial(&addresses, endpoint.port, deadline).await?;
         match endpoint.scheme {
             Scheme::Http => Ok(Wire::Plain(stream)),

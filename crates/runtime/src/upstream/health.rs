@@ -5,14 +5,15 @@
 //! names its endpoint any more. How a question is put stands in `probe`.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ferrogate_base::tasks::Tasks;
 use ferrogate_model::kinds::rest_api::{HealthCheck, Scheme, UpstreamTls};
-use tokio::sync::Notify;
 
+use super::beside::Beside;
 use super::probe::Asker;
 use crate::dns::Dns;
 use crate::tls::ClientTls;
@@ -26,6 +27,8 @@ pub struct Checked {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// The one address of the name that is asked, where each is an endpoint of its own.
+    pub address: Option<IpAddr>,
     /// How it must prove itself, where that is not as for all.
     pub tls: Option<Arc<UpstreamTls>>,
     /// How it is asked.
@@ -63,8 +66,7 @@ struct Progress {
 #[derive(Default)]
 pub struct Checks {
     known: Mutex<HashMap<Checked, Weak<Health>>>,
-    unstarted: Mutex<Vec<(Checked, Weak<Health>)>>,
-    changed: Notify,
+    unstarted: Arc<Beside<(Checked, Weak<Health>)>>,
 }
 
 /// Nothing was answered yet: used like a healthy one, for nothing speaks against it.
@@ -82,9 +84,8 @@ impl Checks {
         known.retain(|_, health| health.strong_count() > 0);
         let health = Arc::new(Health::new(now));
         known.insert(checked.clone(), Arc::downgrade(&health));
-        let mut unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner);
-        unstarted.push((checked, Arc::downgrade(&health)));
-        self.changed.notify_one();
+        let wanted = |(_, health): &(Checked, Weak<Health>)| health.strong_count() > 0;
+        self.unstarted.leave((checked, Arc::downgrade(&health)), wanted);
         health
     }
 
@@ -99,29 +100,11 @@ impl Checks {
     }
 
     /// Starts a task for each checker as it comes, until the group shuts down.
-    pub fn run(self: &Arc<Checks>, tasks: &Tasks, tls: &Arc<ClientTls>) {
-        let (checks, own, token) = (self.clone(), tasks.clone(), tasks.token());
-        let asker = Arc::new(Asker::new(Dns::from_system(), tls.clone(), tasks.clone()));
-        tasks.spawn("health checks", async move {
-            loop {
-                let unstarted =
-                    std::mem::take(&mut *checks.unstarted.lock().unwrap_or_else(PoisonError::into_inner));
-                for (checked, health) in unstarted {
-                    let (asker, token) = (asker.clone(), own.token());
-                    own.spawn("health check", async move {
-                        tokio::select! {
-                            // A question cut off here is answered by nobody.
-                            () = token.cancelled() => {}
-                            () = check(&asker, &checked, &health) => {}
-                        }
-                    });
-                }
-                tokio::select! {
-                    // Both arms only wait; a notice that comes first is kept.
-                    () = token.cancelled() => return,
-                    () = checks.changed.notified() => {}
-                }
-            }
+    pub fn run(&self, tasks: &Tasks, tls: &Arc<ClientTls>, dns: Arc<Dns>) {
+        let asker = Arc::new(Asker::new(dns, tls.clone(), tasks.clone()));
+        self.unstarted.run(tasks, "health check", move |(checked, health)| {
+            let asker = asker.clone();
+            async move { check(&asker, &checked, &health).await }
         });
     }
 }
@@ -140,8 +123,8 @@ async fn check(asker: &Asker, checked: &Checked, health: &Weak<Health>) {
         let answer = asked.unwrap_or_else(|_| Err(format!("no answer within {:?}", checked.check.timeout)));
         let Some(health) = health.upgrade() else { return };
         if let Some(healthy) = health.note(&checked.check, answer, Instant::now()) {
-            let (host, port) = (&checked.host, checked.port);
-            tracing::warn!(%host, port, healthy, "an upstream endpoint's health has changed");
+            let Checked { host, port, address, .. } = checked;
+            tracing::warn!(%host, port, ?address, healthy, "an upstream endpoint's health has changed");
         }
     }
 }
@@ -201,7 +184,7 @@ impl Health {
     }
 
     fn report(&self, checked: &Checked) -> Report {
-        let Checked { scheme, host, port, tls: _, check: _ } = checked;
+        let Checked { scheme, host, port, address, tls: _, check: _ } = checked;
         let scheme = match scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
@@ -212,7 +195,11 @@ impl Health {
             _ => "healthy",
         };
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        Report { endpoint: format!("{scheme}://{host}:{port}"), state, error: last.error.clone() }
+        let mut endpoint = format!("{scheme}://{host}:{port}");
+        if let Some(address) = address {
+            endpoint.push_str(&format!(" at {address}"));
+        }
+        Report { endpoint, state, error: last.error.clone() }
     }
 
     fn micros(&self, now: Instant) -> u64 {
@@ -265,13 +252,14 @@ mod tests {
             scheme: Scheme::Http,
             host: "h".to_owned(),
             port,
+            address: None,
             tls: None,
             check: check(healthy, 3),
         };
         let first = checks.of(checked(1, 2), now);
         assert!(std::sync::Arc::ptr_eq(&first, &checks.of(checked(1, 2), now)));
         let others = [checks.of(checked(2, 2), now), checks.of(checked(1, 1), now)];
-        assert_eq!(checks.unstarted.lock().expect("no panic").len(), 3);
+        assert_eq!(checks.unstarted.waiting(), 3);
         assert_eq!(checks.report().len(), 3);
         drop((first, others));
         assert!(checks.report().is_empty(), "nobody wants to know any more");

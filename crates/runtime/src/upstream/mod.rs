@@ -5,6 +5,7 @@
 //! kept connection turned out stale. `request` calls it; the response goes to `response`.
 
 pub mod balance;
+mod beside;
 pub mod body;
 mod choose;
 pub mod circuit;
@@ -15,6 +16,7 @@ pub mod hash;
 pub mod health;
 pub mod lease;
 pub mod mirror;
+pub mod names;
 pub mod outlier;
 pub mod pick;
 pub mod pool;

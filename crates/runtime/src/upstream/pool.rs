@@ -8,6 +8,7 @@ use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -64,7 +65,7 @@ struct Idle {
 pub(super) struct Key(Rc<Endpoint>);
 
 /// Who is at the other end, and how it has proved so.
-type Parts<'a> = (Scheme, UpstreamProtocol, Option<&'a UpstreamTls>, &'a str, u16);
+type Parts<'a> = (Scheme, UpstreamProtocol, Option<&'a UpstreamTls>, &'a str, u16, Option<IpAddr>);
 
 pub(super) trait Address {
     fn address(&self) -> Parts<'_>;
@@ -88,7 +89,7 @@ impl Address for Key {
 
 impl Address for Endpoint {
     fn address(&self) -> Parts<'_> {
-        (self.scheme, self.protocol, self.tls.as_deref(), &self.host, self.port)
+        (self.scheme, self.protocol, self.tls.as_deref(), &self.host, self.port, self.address)
     }
 }
 

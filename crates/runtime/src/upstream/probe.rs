@@ -13,6 +13,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
+use smallvec::smallvec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ const SERVING: u8 = 1;
 
 /// Puts questions.
 pub struct Asker {
-    dns: Dns,
+    dns: Arc<Dns>,
     tls: Arc<ClientTls>,
     tasks: Tasks,
 }
@@ -51,7 +52,7 @@ where
 impl Asker {
     /// An asker that trusts whom requests to upstreams trust.
     #[must_use]
-    pub fn new(dns: Dns, tls: Arc<ClientTls>, tasks: Tasks) -> Asker {
+    pub fn new(dns: Arc<Dns>, tls: Arc<ClientTls>, tasks: Tasks) -> Asker {
         Asker { dns, tls, tasks }
     }
 
@@ -78,7 +79,10 @@ impl Asker {
     }
 
     async fn connect(&self, checked: &Checked) -> Result<TcpStream, String> {
-        let addresses = self.dns.resolve(&checked.host).await.map_err(words)?;
+        let addresses = match checked.address {
+            Some(address) => smallvec![address],
+            None => self.dns.resolve(&checked.host).await.map_err(words)?,
+        };
         let deadline = Instant::now() + checked.check.timeout;
         dial(&addresses, checked.port, deadline).await.map_err(|failure| failure.detail)
     }

@@ -15,6 +15,7 @@ use ferrogate_model::kinds::rest_api::Scheme;
 
 use super::circuit::Load;
 use super::health::Checks;
+use super::names::Names;
 use super::outlier::Record;
 use super::retry::Budget;
 
@@ -50,6 +51,8 @@ pub struct States {
     events: Arc<Events>,
     /// Who asks endpoints whether they are well.
     pub checks: Arc<Checks>,
+    /// Who asks for the addresses of names.
+    pub names: Names,
 }
 
 /// What happened to endpoints since the start, for metrics; it outlives the states.

@@ -272,7 +272,8 @@ mod tests {
         };
         let streams = Streams::new(limits);
         let (host, protocol) = ("books.example".to_owned(), UpstreamProtocol::Http2);
-        let endpoint = Endpoint { scheme: Scheme::Http, protocol, tls: None, host, port: 80, weight: 1 };
+        let endpoint =
+            Endpoint { scheme: Scheme::Http, protocol, tls: None, host, port: 80, address: None, weight: 1 };
         let begun = Cell::new(0);
         let dial = |dial: Dial| {
             streams.dial(&endpoint, || {

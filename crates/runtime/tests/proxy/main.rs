@@ -16,6 +16,7 @@ mod handover;
 mod http2;
 mod lifecycle;
 mod limits;
+mod names;
 mod observed;
 mod policies;
 mod steering;

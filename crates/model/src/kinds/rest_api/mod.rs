@@ -192,6 +192,9 @@ pub struct UpstreamDefinition {
     pub connect_timeout: Option<Duration>,
     /// The targets; never empty, one scheme.
     pub targets: Vec<WeightedTarget>,
+    /// `endpoints`.
+    #[serde(default, skip_serializing_if = "Endpoints::is_per_target")]
+    pub endpoints: Endpoints,
     /// `loadBalancing`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancing: Option<LoadBalancing>,
@@ -210,6 +213,18 @@ pub struct UpstreamDefinition {
     /// `tls`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTls>,
+}
+
+/// `spec.upstreamDefinitions[].endpoints`: what of its targets is an endpoint, which is chosen, checked
+/// and ejected as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Endpoints {
+    /// Each target, whatever its name resolves to.
+    #[default]
+    PerTarget,
+    /// Each address of each target's name.
+    PerAddress,
 }
 
 /// `spec.upstreamDefinitions[].upstreams[]`.
@@ -326,6 +341,14 @@ impl RestApi {
     #[must_use]
     pub fn upstream_definition(&self, name: &str) -> Option<&UpstreamDefinition> {
         self.upstream_definitions.iter().find(|definition| definition.name == name)
+    }
+}
+
+impl Endpoints {
+    /// Whether it is what is meant where nothing is said.
+    #[must_use]
+    pub fn is_per_target(&self) -> bool {
+        *self == Endpoints::PerTarget
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::url::{self, UrlFault};
 use super::{
-    HostRewrite, Scheme, TargetUrl, Upstream, UpstreamDefinition, UpstreamProtocol, UpstreamTarget,
-    WeightedTarget,
+    Endpoints, HostRewrite, Scheme, TargetUrl, Upstream, UpstreamDefinition, UpstreamProtocol,
+    UpstreamTarget, WeightedTarget,
 };
 use super::{balancing, health, protection, steering, upstream_tls};
 use crate::duration;
@@ -140,6 +140,7 @@ fn definition(
             "timeout",
             "upstreams",
             "protocol",
+            "endpoints",
             "loadBalancing",
             "outlierDetection",
             "circuitBreaker",
@@ -184,12 +185,26 @@ fn definition(
         connect_timeout,
         targets,
         protocol,
+        endpoints: endpoints(fields, found),
         load_balancing,
         outlier_detection: protection::outlier_detection(fields, found),
         circuit_breaker: protection::circuit_breaker(fields, found),
         health_check: health::read(fields, found),
         tls,
     })
+}
+
+/// An addition to the contract, whose targets are endpoints whatever their names resolve to.
+fn endpoints(fields: &Fields<'_>, found: &mut Findings) -> Endpoints {
+    match fields.text("endpoints", found).as_deref() {
+        None | Some("per-target") => Endpoints::PerTarget,
+        Some("per-address") => Endpoints::PerAddress,
+        Some(_) => {
+            let message = "Endpoints must be 'per-target' or 'per-address'";
+            found.violations.push(fields.path("endpoints"), message);
+            Endpoints::PerTarget
+        }
+    }
 }
 
 /// An addition to the contract, whose upstreams all speak HTTP/1.1.

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use ferrogate_model::kinds::rest_api::{
     BalancingPolicy, CircuitBreaker, OutlierDetection, UpstreamDefinition,
 };
@@ -49,7 +50,8 @@ pub struct Group {
     slow_start_us: Option<u64>,
     outlier: Option<OutlierDetection>,
     breaker: CircuitBreaker,
-    members: Vec<Arc<Member>>,
+    /// They change where names are followed, and never within a pick.
+    members: ArcSwap<Vec<Arc<Member>>>,
     /// Ejections are counted and made one at a time, or two workers could each see room for one.
     ejecting: Mutex<()>,
 }
@@ -96,8 +98,12 @@ impl Member {
     /// in other groups: a cookie must not tell which APIs share a backend.
     #[must_use]
     pub fn new(endpoint: Endpoint, state: Arc<EndpointState>, local: bool, name: &str) -> Member {
-        let Endpoint { scheme, protocol: _, tls: _, host, port, weight: _ } = &endpoint;
-        let place = hash::of_bytes(format!("{name} {scheme:?} {host} {port}").as_bytes());
+        let Endpoint { scheme, protocol: _, tls: _, host, port, address, weight: _ } = &endpoint;
+        let mut text = format!("{name} {scheme:?} {host} {port}");
+        if let Some(address) = address {
+            text.push_str(&format!(" {address}"));
+        }
+        let place = hash::of_bytes(text.as_bytes());
         Member { endpoint, state, health: None, local, place }
     }
 
@@ -135,9 +141,20 @@ impl Group {
             slow_start_us: balancing.slow_start.map(micros),
             outlier: definition.outlier_detection,
             breaker: definition.circuit_breaker.unwrap_or_default(),
-            members,
+            members: ArcSwap::from_pointee(members),
             ejecting: Mutex::default(),
         }
+    }
+
+    /// Its endpoints as they are now.
+    #[must_use]
+    pub fn members(&self) -> Arc<Vec<Arc<Member>>> {
+        self.members.load_full()
+    }
+
+    /// Puts others in their place; those that stay are passed on as they are.
+    pub(super) fn replace(&self, members: Vec<Arc<Member>>) {
+        self.members.store(Arc::new(members));
     }
 
     /// The limits of each endpoint.
@@ -156,7 +173,8 @@ impl Group {
             Rule::ByKey(key) => key.of(input.header, input.client),
             Rule::InTurn | Rule::LessBusy | Rule::Sooner | Rule::ByCookie(_) => None,
         };
-        let mut candidates = self.candidates(input, chance.now)?;
+        let members = self.members.load();
+        let mut candidates = self.candidates(&members, input, chance.now)?;
         if let Rule::ByCookie(sticky) = &self.rule
             && let Some(place) = sticky.place(input)
             && let Some(named) = candidates.iter().find(|candidate| candidate.member.place == place)
@@ -164,7 +182,7 @@ impl Group {
         {
             return Ok(Guard::new(self.clone(), named.member.clone(), chance.now, None));
         }
-        prefer_zone(&mut candidates, &self.members, |share| {
+        prefer_zone(&mut candidates, &members, |share| {
             let dice = key.map_or_else(|| chance.dice.f64(), |key| hash::fraction(hash::mix(key)));
             dice < share
         });
@@ -183,9 +201,14 @@ impl Group {
     }
 
     /// Every endpoint that may take this request; those already tried only if no other may.
-    fn candidates(&self, input: &PickInput<'_>, now: Instant) -> Result<Candidates<'_>, Failure> {
-        let in_service = self.members.iter().filter(|member| member.endpoint.weight > 0);
-        let mut usable: Members<'_> =
+    fn candidates<'m>(
+        &self,
+        members: &'m [Arc<Member>],
+        input: &PickInput<'_>,
+        now: Instant,
+    ) -> Result<Candidates<'m>, Failure> {
+        let in_service = members.iter().filter(|member| member.endpoint.weight > 0);
+        let mut usable: Members<'m> =
             in_service.clone().filter(|member| self.is_usable(member, now)).collect();
         let all = in_service.clone().count();
         if all == 0 {
@@ -255,14 +278,15 @@ impl Group {
         }
         let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_out = |member: &Member| member.state.record.is_out(member.state.micros(now));
-        let out = self.members.iter().filter(|member| is_out(member)).count();
+        let members = self.members.load();
+        let out = members.iter().filter(|member| is_out(member)).count();
         let percent = usize::from(settings.max_ejected_percent);
-        let room = if percent == 0 { 0 } else { (self.members.len() * percent / 100).max(1) };
+        let room = if percent == 0 { 0 } else { (members.len() * percent / 100).max(1) };
         if out < room && !is_out(member) {
             member.state.record.eject(settings, now_us);
             member.state.events.ejections.fetch_add(1, Ordering::Relaxed);
-            let Endpoint { host, port, .. } = &member.endpoint;
-            tracing::warn!(%host, port, "an upstream endpoint fails and is left alone for a while");
+            let Endpoint { host, port, address, .. } = &member.endpoint;
+            tracing::warn!(%host, port, ?address, "an upstream endpoint fails and is left alone for a while");
         }
     }
 }
@@ -311,7 +335,7 @@ impl Sticky {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoints = self.members.iter().map(|member| &member.endpoint);
-        f.debug_list().entries(endpoints).finish()
+        let members = self.members.load();
+        f.debug_list().entries(members.iter().map(|member| &member.endpoint)).finish()
     }
 }

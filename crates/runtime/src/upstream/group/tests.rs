@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, CircuitBreaker, HashKey, LoadBalancing, OutlierDetection, Scheme, StickyCookie,
-    UpstreamDefinition, UpstreamProtocol,
+    BalancingPolicy, CircuitBreaker, Endpoints, HashKey, LoadBalancing, OutlierDetection, Scheme,
+    StickyCookie, UpstreamDefinition, UpstreamProtocol,
 };
 use ferrogate_policy::Headers;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -32,7 +32,15 @@ struct World {
 
 fn endpoint(index: usize, weight: u8) -> Endpoint {
     let host = char::from(b'a' + u8::try_from(index).expect("few endpoints")).to_string();
-    Endpoint { scheme: Scheme::Http, protocol: UpstreamProtocol::Http1, tls: None, host, port: 80, weight }
+    Endpoint {
+        scheme: Scheme::Http,
+        protocol: UpstreamProtocol::Http1,
+        tls: None,
+        host,
+        port: 80,
+        address: None,
+        weight,
+    }
 }
 
 fn head(name: &'static str, value: &str) -> RequestParts {
@@ -64,6 +72,7 @@ impl World {
             connect_timeout: None,
             targets: Vec::new(),
             protocol: UpstreamProtocol::Http1,
+            endpoints: Endpoints::default(),
             load_balancing: Some(LoadBalancing { policy, ..LoadBalancing::default() }),
             outlier_detection: None,
             circuit_breaker: None,
@@ -86,7 +95,7 @@ impl World {
 
     /// Ends one request on this endpoint with this status, whatever the rule would have taken.
     fn ends(&self, index: usize, status: StatusCode) {
-        let member = self.group.members[index].clone();
+        let member = self.group.members()[index].clone();
         assert!(member.state.load.try_enter(None));
         Guard::new(self.group.clone(), member, self.now, None).answered(status, self.now);
     }
@@ -235,7 +244,7 @@ fn the_own_zone_comes_first_and_spills_over_by_what_it_lacks() {
     let world = World::new(BalancingPolicy::RoundRobin, &[(10, true), (10, true), (10, false)]);
     assert_eq!(world.shares(20).get("c"), None);
     // Half of the zone's weight: 0.5 times 1.4 stays.
-    let gone = world.group.members[0].clone();
+    let gone = world.group.members()[0].clone();
     let mut away = 0;
     for _ in 0..1000 {
         let guard = world.pick_with(&head("x", "y"), std::slice::from_ref(&gone));
@@ -255,14 +264,15 @@ fn what_was_tried_is_avoided_while_there_is_another() {
         let second = world.pick_with(&head("x", "y"), &[first.member().clone()]);
         assert_ne!(host(&second), host(&first));
     }
-    let all: Vec<Arc<Member>> = world.group.members.clone();
+    let all = world.group.members();
     let _any = world.pick_with(&head("x", "y"), &all);
 }
 
 #[test]
 fn a_request_is_under_way_until_its_guard_is_dropped() {
     let world = World::new(BalancingPolicy::RoundRobin, &remote(&[1, 1]));
-    let active = |world: &World| -> u32 { world.group.members.iter().map(|m| m.state.load.requests()).sum() };
+    let active =
+        |world: &World| -> u32 { world.group.members().iter().map(|m| m.state.load.requests()).sum() };
     let guards: Vec<Guard> = (0..3).map(|_| world.pick()).collect();
     assert_eq!(active(&world), 3);
     drop(guards);
@@ -303,7 +313,7 @@ fn an_endpoint_that_fails_is_out_for_a_while_and_comes_back_slowly() {
     assert_eq!(world.shares(150).get("a"), Some(&50));
     world.now += Duration::from_secs(50);
     assert_eq!(world.shares(10).get("a"), Some(&5));
-    assert_eq!(world.group.members[0].state.events.ejections.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(world.group.members()[0].state.events.ejections.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -50,7 +50,17 @@ impl Backend {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Backend::over(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), each)
+    }
+
+    /// As [`Backend::listen`], on a socket that listens already.
+    pub fn over<F>(
+        listener: TcpListener,
+        each: impl Fn(TcpStream, Arc<Control>) -> F + Send + Sync + 'static,
+    ) -> Backend
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().expect("an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let control = Arc::new(Control { gate: Semaphore::new(0), requests: AtomicUsize::new(0) });

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Upstreams by names that stand for several addresses, with a name server of the test's own.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
+
+use crate::support::backend::{Backend, serve};
+use crate::support::{Gateway, api, eventually};
+
+/// Loopback addresses that every name stands for here.
+const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+
+/// A name server that knows these addresses of every name, for as long as it is held.
+async fn name_server() -> (SocketAddr, JoinSet<()>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let address = socket.local_addr().expect("an address");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut question = [0; 512];
+        while let Ok((bytes, client)) = socket.recv_from(&mut question).await {
+            drop(socket.send_to(&answer(&question[..bytes]), client).await);
+        }
+    });
+    (address, tasks)
+}
+
+/// RFC 1035, 4.1: the question again, and an answer for each address if they are asked for.
+fn answer(asked: &[u8]) -> Vec<u8> {
+    let name_end = 12 + asked[12..].iter().position(|byte| *byte == 0).expect("a name") + 1;
+    let question = &asked[12..name_end + 4];
+    let wants_v4 = asked[name_end..name_end + 2] == [0, 1];
+    let answers = if wants_v4 { &ADDRESSES[..] } else { &[] };
+    let mut bytes = asked[..2].to_vec();
+    bytes.extend([0x81, 0x80, 0, 1, 0, u8::try_from(answers.len()).expect("few"), 0, 0, 0, 0]);
+    bytes.extend(question);
+    for address in answers {
+        // The question's name, type A, class IN, a minute, four bytes.
+        bytes.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        bytes.extend(address.octets());
+    }
+    bytes
+}
+
+/// An upstream at each of the addresses, on one port.
+async fn backends() -> Vec<Backend> {
+    loop {
+        let first = TcpListener::bind((ADDRESSES[0], 0)).await.expect("a free port");
+        let port = first.local_addr().expect("an address").port();
+        // Somebody may have the same port on the other address.
+        if let Ok(second) = TcpListener::bind((ADDRESSES[1], port)).await {
+            let backend = |listener| Backend::over(listener, serve);
+            return vec![backend(first), backend(second)];
+        }
+    }
+}
+
+/// An API over `books.example` at this port, with these fields of its definition besides.
+fn named(port: u16, fields: &Value) -> Value {
+    let url = format!("http://books.example:{port}");
+    let mut definition = json!({ "name": "d", "upstreams": [{ "url": url, "weight": 1 }] });
+    definition.as_object_mut().expect("a map").extend(fields.as_object().expect("a map").clone());
+    api("/n", "http://unused", |spec| {
+        spec["upstreamDefinitions"] = json!([definition]);
+        spec["upstream"] = json!({ "main": { "ref": "d" } });
+    })
+}
+
+fn requests(backend: &Backend) -> usize {
+    backend.control.requests.load(Ordering::SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_address_of_a_name_is_an_endpoint() {
+    let ((server, _answers), mut backends) = (name_server().await, backends().await);
+    let gateway = Gateway::start_with(|config| {
+        config.workers = 1;
+        config.upstream.nameservers = vec![server];
+    })
+    .await;
+    let port = backends[0].address.port();
+    let fields = json!({
+        "endpoints": "per-address",
+        "outlierDetection": { "consecutiveFailures": 1, "baseEjectionTime": "1h", "maxEjectionTime": "1h" },
+        "healthCheck": { "type": "tcp", "interval": "1h" },
+    });
+    gateway.deploy(&[named(port, &fields)]).await;
+    let each = ADDRESSES.map(|address| json!(format!("http://books.example:{port} at {address}")));
+    loop {
+        let status = gateway.door(gateway.running().addresses().admin, "/status").await.json();
+        let checks = status["healthChecks"].as_array().cloned().unwrap_or_default();
+        if each.iter().all(|endpoint| checks.iter().any(|check| check["endpoint"] == *endpoint)) {
+            break;
+        }
+    }
+    // Until its first answer the name is the endpoint.
+    let told = ADDRESSES.map(|address| SocketAddr::new(IpAddr::V4(address), port).to_string());
+    let mut asked = 0;
+    loop {
+        gateway.get("/n/x").await;
+        asked += 1;
+        let lines = gateway.log_lines(asked).await;
+        if lines.iter().any(|line| told.iter().any(|host| line["upHost"] == *host)) {
+            break;
+        }
+    }
+    let before: Vec<usize> = backends.iter().map(requests).collect();
+    for _ in 0..10 {
+        let reply = gateway.get("/n/x").await;
+        assert_eq!(reply.json()["headers"]["host"], json!([format!("books.example:{port}")]));
+    }
+    for (backend, before) in backends.iter().zip(&before) {
+        assert_eq!(requests(backend) - before, 5, "each has its share");
+    }
+    let lines = gateway.log_lines(asked + 10).await;
+    let hosts: BTreeSet<&str> = lines.iter().filter_map(|line| line["upHost"].as_str()).collect();
+    assert!(told.iter().all(|host| hosts.contains(host.as_str())), "{hosts:?}");
+
+    // One address fails and is left alone; the name goes on being served by the other.
+    drop(backends.remove(0));
+    let mut failed = 0;
+    for _ in 0..10 {
+        failed += usize::from(gateway.get("/n/x").await.status != 200);
+    }
+    assert!(failed <= 1, "{failed} requests failed before the address was left alone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_being_asked_for_a_name_is_one_endpoint() {
+    let ((server, _answers), backends) = (name_server().await, backends().await);
+    let gateway = Gateway::start_with(|config| {
+        config.workers = 1;
+        config.upstream.nameservers = vec![server];
+    })
+    .await;
+    gateway.deploy(&[named(backends[0].address.port(), &json!({}))]).await;
+    for count in 1..=4 {
+        assert_eq!(gateway.get("/n/x").await.status, 200);
+        let served = || backends.iter().map(requests).sum::<usize>();
+        eventually("request at a backend", || served() == count).await;
+    }
+    let used = backends.iter().filter(|backend| requests(backend) > 0).count();
+    assert_eq!(used, 1, "a kept connection is used while it is there");
+}
