@@ -3,6 +3,7 @@
 //! knows where settings come from: [`Config::read`] takes them from their keys, `run`
 //! receives the finished [`Config`]. Each limit says what happens when it is reached.
 
+mod peers;
 mod read;
 
 use std::net::SocketAddr;

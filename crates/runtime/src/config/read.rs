@@ -3,33 +3,27 @@
 //! 7.4, so that a file written for that system works; `runtime.*` is ours. Every problem is
 //! left with the reader, which lists them all at once.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::config::{ListenKeys, Reader};
 use ferrogate_xds::client::Controller;
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 
+use super::peers::{downstream_tls, forwarding, upstream};
 use super::{
-    AccessLog, AccessLogTarget, Admin, ClientAuthentication, Config, DataDir, DownstreamTls, Forwarding,
-    Http1Codec, Limits, Listen, PathRules, ServerHeader, ServerHeaderMode, Stream, TlsVersion, Upstream,
-    UpstreamTls,
+    AccessLog, AccessLogTarget, Admin, Config, DataDir, Http1Codec, Limits, Listen, PathRules, ServerHeader,
+    ServerHeaderMode, Stream,
 };
 use crate::access_log::Format;
 use crate::access_log::format::DEFAULT_TEXT;
 use crate::router::EscapedSlashes;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-/// More proxies than this stand in front of nobody.
-const MAX_TRUSTED_HOPS: u64 = 32;
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-
-const DNS_PORT: u16 = 53;
-const MAX_NAMESERVERS: usize = 8;
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Keys of that file format that have no effect here: there is no Envoy to tune, no socket
 /// between router and policies, and tracing and Lua do not exist.
@@ -241,116 +235,6 @@ fn max_lag(reader: &mut Reader<'_>, default: Option<Duration>) -> Option<Duratio
         .filter(|lag| !lag.is_zero())
 }
 
-/// A header that says something else already cannot say this.
-fn certificate_header(reader: &mut Reader<'_>) -> Option<HeaderName> {
-    const KEY: &str = "router.downstream_tls.client_certificate_header";
-    const TAKEN: [&str; 6] =
-        ["host", "connection", "content-length", "transfer-encoding", "authorization", "x-request-id"];
-    let text = reader.optional_string(KEY)?;
-    let name = HeaderName::try_from(&text).ok().filter(|name| !TAKEN.contains(&name.as_str()));
-    if name.is_none() {
-        reader.problem(KEY, "is no header name, or one that has another meaning");
-    }
-    name
-}
-
-fn downstream_tls(reader: &mut Reader<'_>) -> DownstreamTls {
-    let (minimum, maximum) = versions(
-        reader,
-        "router.downstream_tls.minimum_protocol_version",
-        "router.downstream_tls.maximum_protocol_version",
-    );
-    let tls = DownstreamTls {
-        cert_path: reader.optional_path("router.downstream_tls.cert_path"),
-        key_path: reader.optional_path("router.downstream_tls.key_path"),
-        client_authentication: reader.choice(
-            "router.downstream_tls.client_authentication",
-            ClientAuthentication::None,
-            &[
-                ("none", ClientAuthentication::None),
-                ("optional", ClientAuthentication::Optional),
-                ("required", ClientAuthentication::Required),
-            ],
-        ),
-        client_ca_file: reader.optional_path("router.downstream_tls.client_ca_path"),
-        client_certificate_header: certificate_header(reader),
-        minimum,
-        maximum,
-    };
-    if tls.cert_path.is_some() != tls.key_path.is_some() {
-        reader.problem(
-            "router.downstream_tls.cert_path",
-            "a certificate and its key are given together or not at all",
-        );
-    }
-    tls
-}
-
-fn upstream(reader: &mut Reader<'_>) -> Upstream {
-    let default = Upstream::default();
-    let (minimum, maximum) = versions(
-        reader,
-        "router.upstream.tls.minimum_protocol_version",
-        "router.upstream.tls.maximum_protocol_version",
-    );
-    let mut extra: Vec<PathBuf> =
-        reader.strings("runtime.upstream.ca_files", &[]).into_iter().map(PathBuf::from).collect();
-    extra.extend(reader.optional_path("router.upstream.tls.trusted_cert_path"));
-    Upstream {
-        tls: UpstreamTls {
-            system_roots: reader.bool("runtime.upstream.system_roots", true),
-            extra_ca_files: extra,
-            verify_host_name: reader.bool("router.upstream.tls.verify_host_name", true),
-            disable_verification: reader.bool("router.upstream.tls.disable_ssl_verification", false),
-            minimum,
-            maximum,
-        },
-        nameservers: nameservers(reader),
-        request_timeout: reader.duration(
-            "router.upstream.timeouts.route_timeout_ms",
-            default.request_timeout,
-            MILLISECOND..=HOUR,
-        ),
-        stream_idle_timeout: reader.duration(
-            "router.upstream.timeouts.route_idle_timeout_ms",
-            default.stream_idle_timeout,
-            MILLISECOND..=HOUR,
-        ),
-        connect_timeout: reader.duration(
-            "router.upstream.timeouts.connect_timeout_ms",
-            default.connect_timeout,
-            MILLISECOND..=HOUR,
-        ),
-        max_idle_per_target: size(
-            reader,
-            "runtime.upstream.max_idle_per_target",
-            default.max_idle_per_target,
-            100_000,
-        ),
-        pool_idle_timeout: reader.duration(
-            "runtime.upstream.idle_timeout",
-            default.pool_idle_timeout,
-            MILLISECOND..=DAY,
-        ),
-        pool_max_age: reader.duration("runtime.upstream.max_age", default.pool_max_age, MILLISECOND..=DAY),
-        max_h2_streams: ranged(reader, "runtime.upstream.max_h2_streams", default.max_h2_streams, 1, 100_000),
-    }
-}
-
-/// Addresses with or without a port, for whoever has the name servers' names would need another.
-fn nameservers(reader: &mut Reader<'_>) -> Vec<SocketAddr> {
-    const KEY: &str = "runtime.upstream.nameservers";
-    let texts = reader.strings(KEY, &[]);
-    let read = |text: &String| {
-        text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)))
-    };
-    let servers: Vec<SocketAddr> = texts.iter().filter_map(read).collect();
-    if servers.len() < texts.len() || servers.len() > MAX_NAMESERVERS {
-        reader.problem(KEY, "is a list of at most 8 IP addresses, each with or without a port");
-    }
-    servers
-}
-
 fn server_header(reader: &mut Reader<'_>) -> ServerHeader {
     let modes = [
         ("OVERWRITE", ServerHeaderMode::Overwrite),
@@ -381,27 +265,6 @@ fn path_rules(reader: &mut Reader<'_>) -> PathRules {
             &actions,
         ),
     }
-}
-
-fn forwarding(reader: &mut Reader<'_>) -> Forwarding {
-    let hops = "runtime.forwarded.trusted_hops";
-    let trusted_hops = reader
-        .is_set(hops)
-        .then(|| usize::try_from(reader.integer(hops, 0, 0..=MAX_TRUSTED_HOPS)).unwrap_or(0));
-    let via = reader.optional_string("runtime.forwarded.via");
-    if via.as_ref().is_some_and(|via| !is_pseudonym(via)) {
-        reader.problem("runtime.forwarded.via", "a name of letters, digits and any of - _ . : is needed");
-    }
-    let rfc7239 = reader.bool("runtime.forwarded.rfc7239", false);
-    if rfc7239 && trusted_hops.is_none() {
-        reader.problem("runtime.forwarded.rfc7239", "runtime.forwarded.trusted_hops must be set as well");
-    }
-    Forwarding { trusted_hops, rfc7239, via }
-}
-
-/// A host or pseudonym, as `Via` has it (RFC 9110, 7.6.3).
-fn is_pseudonym(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
 }
 
 fn access_log(reader: &mut Reader<'_>) -> AccessLog {
@@ -447,16 +310,6 @@ fn log_format(reader: &mut Reader<'_>) -> Arc<Format> {
     if is_text { text } else { json }
 }
 
-fn versions(reader: &mut Reader<'_>, minimum: &str, maximum: &str) -> (TlsVersion, TlsVersion) {
-    let names = [("TLS1_2", TlsVersion::Tls12), ("TLS1_3", TlsVersion::Tls13)];
-    let oldest = reader.choice(minimum, TlsVersion::Tls12, &names);
-    let newest = reader.choice(maximum, TlsVersion::Tls13, &names);
-    if oldest > newest {
-        reader.problem(minimum, format!("is newer than {maximum}"));
-    }
-    (oldest, newest)
-}
-
 /// Zero switches the limit off: a day stands for "never" without a second kind of value.
 fn time_or_off(reader: &mut Reader<'_>, key: &str, default: Duration) -> Duration {
     let time = reader.duration(key, default, Duration::ZERO..=DAY);
@@ -468,11 +321,11 @@ fn number_or_off(reader: &mut Reader<'_>, key: &str) -> Option<u64> {
     Some(reader.integer(key, 0, 0..=1 << 50)).filter(|number| *number > 0)
 }
 
-fn size(reader: &mut Reader<'_>, key: &str, default: usize, most: u64) -> usize {
+pub(super) fn size(reader: &mut Reader<'_>, key: &str, default: usize, most: u64) -> usize {
     ranged_from(reader, key, default, 0, most)
 }
 
-fn ranged(reader: &mut Reader<'_>, key: &str, default: usize, least: u64, most: u64) -> usize {
+pub(super) fn ranged(reader: &mut Reader<'_>, key: &str, default: usize, least: u64, most: u64) -> usize {
     ranged_from(reader, key, default, least, most)
 }
 
