@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Route, expand};
+use super::{PathPattern, Route, Tail, expand};
 use crate::kinds::RestApi;
 use crate::kinds::rest_api::{HeaderMatch, HeaderValueMatch};
 
@@ -19,8 +19,10 @@ pub const MAX_CLAIM_BYTES: usize = 1024;
 const CLAIM_DIGEST_BYTES: usize = 16;
 const HEADERS_DIGEST_BYTES: usize = 8;
 
-/// Everything the API claims: its name and version, and, while deployed, one claim for each
-/// route. Routes of two artifacts that [`super::precedence`] could not order have equal claims.
+/// Everything the API claims: its name and version, and, while deployed, method, host and path
+/// of each route. Neither the class `Exact` nor header conditions make a claim another one:
+/// such a route would be tried first and take requests from the artifact that has the path, and
+/// past its authentication. Within an artifact they choose between its own routes.
 #[must_use]
 pub fn claims(api: &RestApi) -> Vec<String> {
     let mut claims = vec![name_claim(api)];
@@ -46,12 +48,11 @@ pub(super) fn headers_digest(headers: &[HeaderMatch]) -> String {
 }
 
 fn route_claim(route: &Route) -> String {
-    let mut claim = format!("route {} {} {}", route.method.as_str(), route.host, route.path);
-    if !route.headers.is_empty() {
-        claim.push_str(" when ");
-        claim.push_str(&headers_text(&route.headers));
-    }
-    claim
+    let path = match route.path.tail {
+        Tail::Exact => &PathPattern { tail: Tail::End, ..route.path.clone() },
+        Tail::End | Tail::OptionalSlash | Tail::Wildcard => &route.path,
+    };
+    format!("route {} {} {path}", route.method.as_str(), route.host)
 }
 
 /// Quoted with escapes, so that no value can imitate another set of conditions.

@@ -8,9 +8,8 @@ use crate::kinds::rest_api::HeaderValueMatch;
 
 /// `Less` when `a` is tried before `b`. Two routes of different artifacts that compare equal
 /// and can match the same request have the same claim, so that only one of them is admitted,
-/// with two exceptions that the contract leaves open: mixed segments with equally many
-/// literal characters, and different header conditions that are equally many. There the
-/// runtime's table decides by the artifacts' names.
+/// with an exception that the contract leaves open: mixed segments with equally many
+/// literal characters. There the runtime's table decides by the artifacts' names.
 #[must_use]
 pub fn precedence(a: &Route, b: &Route) -> Ordering {
     let exact_class = |route: &Route| Reverse(route.path.tail == Tail::Exact);
