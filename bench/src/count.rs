@@ -15,8 +15,8 @@ use crate::load::idle::exchange;
 use crate::peers::ferrogate::{self, Plan};
 use crate::peers::{self, Ground};
 
-/// The task of a client's connection, whatever it calls.
-const COUNTED: &str = "--toggle-collect=ferrogate_runtime::conn::serve*";
+/// A worker's thread: its executor and the tasks of all connections, whatever they call.
+const COUNTED: &str = "--toggle-collect=ferrogate_runtime::worker::run";
 
 /// Enough that making the connection and finding out that the APIs are live do not show.
 const REQUESTS: usize = 3_000;

@@ -3,6 +3,7 @@
 //! or aborts all of them at shutdown. Nothing else in the tree may spawn, so that no
 //! task can outlive its process part unseen and no panic can go unreported.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::future::Future;
@@ -36,6 +37,9 @@ pub struct Report {
     pub aborted: Vec<String>,
 }
 
+/// Most names are known when the program is built.
+type Name = Cow<'static, str>;
+
 #[derive(Debug, Default)]
 struct Inner {
     token: CancellationToken,
@@ -46,7 +50,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Running {
     next: u64,
-    tasks: BTreeMap<u64, (String, Option<AbortHandle>)>,
+    tasks: BTreeMap<u64, (Name, Option<AbortHandle>)>,
 }
 
 struct Entry {
@@ -67,36 +71,36 @@ impl Tasks {
 
     /// The names of the tasks that run now.
     pub fn running(&self) -> Vec<String> {
-        self.inner.with(|running| running.tasks.values().map(|(name, _)| name.clone()).collect())
+        self.inner.with(|running| running.tasks.values().map(|(name, _)| name.to_string()).collect())
     }
 
     /// Starts a task on the current tokio runtime. A panic is logged and ends the task.
     // The one place where spawning is allowed; everything spawned here is tracked.
     #[allow(clippy::disallowed_methods)]
-    pub fn spawn<F>(&self, name: impl Into<String>, future: F)
+    pub fn spawn<F>(&self, name: impl Into<Cow<'static, str>>, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let name = name.into();
-        let (entry, id) = self.enter(&name);
+        let (entry, id) = self.enter(name.clone());
         let task = tokio::spawn(self.inner.tracker.track_future(guarded(name, entry, future)));
         self.keep(id, task.abort_handle());
     }
 
     /// As [`Tasks::spawn`], for a future that must stay on this thread; needs a `LocalSet`.
-    pub fn spawn_local<F>(&self, name: impl Into<String>, future: F)
+    pub fn spawn_local<F>(&self, name: impl Into<Cow<'static, str>>, future: F)
     where
         F: Future<Output = ()> + 'static,
     {
         let name = name.into();
-        let (entry, id) = self.enter(&name);
+        let (entry, id) = self.enter(name.clone());
         let task = tokio::task::spawn_local(self.inner.tracker.track_future(guarded(name, entry, future)));
         self.keep(id, task.abort_handle());
     }
 
     /// Starts a task that must not die: when it fails or panics it is logged and started
     /// again after a backoff, until the group shuts down. `Ok` ends it for good.
-    pub fn spawn_restarting<Make, F, E>(&self, name: impl Into<String>, make: Make)
+    pub fn spawn_restarting<Make, F, E>(&self, name: impl Into<Cow<'static, str>>, make: Make)
     where
         Make: FnMut() -> F + Send + 'static,
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -124,7 +128,7 @@ impl Tasks {
                     if let Some(handle) = handle {
                         handle.abort();
                     }
-                    name
+                    name.into_owned()
                 })
                 .collect::<Vec<_>>()
         });
@@ -133,11 +137,11 @@ impl Tasks {
         Report { aborted }
     }
 
-    fn enter(&self, name: &str) -> (Entry, u64) {
+    fn enter(&self, name: Name) -> (Entry, u64) {
         let id = self.inner.with(|running| {
             let id = running.next;
             running.next = id.wrapping_add(1);
-            running.tasks.insert(id, (name.to_owned(), None));
+            running.tasks.insert(id, (name, None));
             id
         });
         (Entry { inner: self.inner.clone(), id }, id)
@@ -166,14 +170,18 @@ impl Drop for Entry {
     }
 }
 
-async fn guarded<F: Future<Output = ()>>(name: String, entry: Entry, future: F) {
-    let _entry = entry;
-    if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-        tracing::error!(task = %name, reason = panic_text(panic.as_ref()), "task panicked");
-    }
+/// No `async fn`: that would hold the future twice, as its argument and as what it awaits, and
+/// every client connection is one of these.
+fn guarded<F: Future<Output = ()>>(name: Name, entry: Entry, future: F) -> impl Future<Output = ()> {
+    AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+        let _entry = entry;
+        if let Err(panic) = ended {
+            tracing::error!(task = %name, reason = panic_text(panic.as_ref()), "task panicked");
+        }
+    })
 }
 
-async fn restart<Make, F, E>(name: String, mut make: Make, token: CancellationToken)
+async fn restart<Make, F, E>(name: Name, mut make: Make, token: CancellationToken)
 where
     Make: FnMut() -> F,
     F: Future<Output = Result<(), E>>,

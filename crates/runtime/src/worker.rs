@@ -101,10 +101,12 @@ pub struct Worker {
     late: Cell<Option<Duration>>,
 }
 
-/// Serves on this thread until stopped.
+/// Serves on this thread until stopped. Kept whole so that callgrind finds all that a worker does
+/// under one name (`bench/src/count.rs`).
 ///
 /// # Errors
 /// When the executor or a socket cannot be set up.
+#[inline(never)]
 pub fn run(shared: Shared, sockets: Sockets, blocks: Blocks, metrics: Arc<WorkerMetrics>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();

@@ -111,24 +111,30 @@ pub async fn serve(
     }
     match tls {
         None => speak(worker, stream, Arrived { address: client, h2: None, certificate: None }, open).await,
-        Some(tls) => {
-            let Some(acceptor) = tls.acceptor() else { return worker.metrics.tls_failures.one() };
-            let limit = worker.shared.config.limits.tls_handshake_timeout;
-            match tokio::time::timeout(limit, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    let session = stream.get_ref().1;
-                    let h2 = Some(session.alpn_protocol() == Some(b"h2".as_slice()));
-                    let shown = session.peer_certificates().and_then(<[_]>::first);
-                    let certificate = shown.and_then(|shown| identity::read(shown)).map(Arc::new);
-                    speak(worker, stream, Arrived { address: client, h2, certificate }, open).await;
-                }
-                Ok(Err(error)) => {
-                    worker.metrics.tls_failures.one();
-                    tracing::debug!(%error, %client, "a TLS handshake failed");
-                }
-                Err(_) => worker.metrics.tls_failures.one(),
-            }
+        // In a box, or connections without TLS would have its room as well.
+        Some(tls) => Box::pin(secured(worker, stream, client, tls, open)).await,
+    }
+}
+
+/// A connection that begins with a TLS handshake.
+async fn secured(worker: Rc<Worker>, stream: TcpStream, client: IpAddr, tls: Arc<ServerTls>, open: Open) {
+    let Some(acceptor) = tls.acceptor() else { return worker.metrics.tls_failures.one() };
+    let limit = worker.shared.config.limits.tls_handshake_timeout;
+    // Likewise: what a handshake needs is not needed after it.
+    let handshake = Box::pin(tokio::time::timeout(limit, acceptor.accept(stream)));
+    match handshake.await {
+        Ok(Ok(stream)) => {
+            let session = stream.get_ref().1;
+            let h2 = Some(session.alpn_protocol() == Some(b"h2".as_slice()));
+            let shown = session.peer_certificates().and_then(<[_]>::first);
+            let certificate = shown.and_then(|shown| identity::read(shown)).map(Arc::new);
+            speak(worker, stream, Arrived { address: client, h2, certificate }, open).await;
         }
+        Ok(Err(error)) => {
+            worker.metrics.tls_failures.one();
+            tracing::debug!(%error, %client, "a TLS handshake failed");
+        }
+        Err(_) => worker.metrics.tls_failures.one(),
     }
 }
 

@@ -78,10 +78,10 @@ where
     let intake = Intake { worker, stream, alarm, input: None, last_request: Span::of(last_request) };
     let mut connection = Connection { intake, peer, traffic: Rc::default(), carried: 0 };
     loop {
-        let mut lists = connection.intake.worker.h1.stock.take_lists();
-        let end = match connection.intake.next_head(&mut lists).await {
-            Next::Head(head) => connection.request(&head, lists).await,
-            Next::Refused(failure) => connection.refuse(&failure).await,
+        // In boxes of their own: a connection that waits for its client is all that is left of it.
+        let end = match connection.intake.next_head().await {
+            Next::Head(head, lists) => Box::pin(connection.request(&head, lists)).await,
+            Next::Refused(failure) => Box::pin(connection.refuse(&failure)).await,
             Next::Preface => End::Unusual,
             Next::Closed => End::Close { linger: false },
         };

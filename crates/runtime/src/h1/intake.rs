@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a client sends between requests: waiting for a head under its deadlines, keeping what
 //! was read beyond a request for the next, and the end of the connection. An idle connection
-//! holds no buffer here. `connection` owns one and calls it.
+//! holds neither buffer nor lists. `connection` owns one and calls it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -43,8 +43,8 @@ pub struct Intake<S> {
 
 /// What came of waiting for a head.
 pub enum Next {
-    /// A head.
-    Head(RequestHead),
+    /// A head, and the lines of it.
+    Head(RequestHead, Lists),
     /// No acceptable one.
     Refused(Failure),
     /// Another protocol.
@@ -55,7 +55,7 @@ pub enum Next {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
     /// Waits for a whole head, which then stands at the front of `input`.
-    pub async fn next_head(&mut self, lists: &mut Lists) -> Next {
+    pub async fn next_head(&mut self) -> Next {
         let Intake { worker, stream, alarm, input, last_request } = self;
         let (config, ticker, stock) = (&worker.shared.config.limits, &worker.h1.ticker, &worker.h1.stock);
         let limits = HeadLimits { max_fields: config.max_headers };
@@ -72,12 +72,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
                     // A head that trickles in is not parsed anew for every byte of it.
                     let fresh = bytes.get(looked_at..).unwrap_or_default();
                     if looked_at == 0 || memchr::memchr(b'\n', fresh).is_some() {
+                        let mut lists = stock.take_lists();
                         match parse::request(bytes, limits, &mut lists.lines) {
                             Ok(Some(head)) if head.end <= config.max_head_bytes => {
-                                return Poll::Ready(Next::Head(head));
+                                return Poll::Ready(Next::Head(head, lists));
                             }
                             Ok(Some(_)) => return Poll::Ready(Next::Refused(too_large())),
-                            Ok(None) => {}
+                            Ok(None) => stock.give_lists(lists),
                             Err(refusal) => return Poll::Ready(Next::Refused(refused(refusal))),
                         }
                     }
