@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How many instructions a request costs, counted by callgrind: the same number on a busy
-//! machine and an idle one, to well below a percent. What is counted is the task of the client's connection,
-//! from the head's first byte to the answer's last, and not the kernel, the executor's
-//! own turns or what happens on a clock.
+//! machine and an idle one, to well below a percent. What is counted is a worker's thread, from
+//! the head's first byte to the answer's last with the executor's turns between, and not the
+//! kernel, the config stream or the log's writer.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
