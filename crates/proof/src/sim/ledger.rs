@@ -47,7 +47,8 @@ struct Inner {
     controllers: BTreeMap<String, Position>,
     bytes: BTreeMap<Position, u64>,
     acknowledged: Vec<(Uuid, Position)>,
-    refused: Vec<Uuid>,
+    /// With whether a failover had lost it before that was said.
+    refused: Vec<(Uuid, bool)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -213,10 +214,12 @@ impl Ledger {
         inner.acknowledged.push((id, position));
     }
 
-    /// A writer was told that its batch is not committed and never will be.
+    /// A writer was told that its batch is not committed and never will be; of one that a failover
+    /// has lost by now that is true.
     pub fn refused(&self, writer: &str, id: Uuid, reason: &str) {
         self.note(&format!("{writer}: not committed: {reason}"));
-        self.inner().refused.push(id);
+        let lost = self.server.database().lost(id);
+        self.inner().refused.push((id, lost));
     }
 
     /// A controller answered that a position is live on so many runtimes; `absent` were not
@@ -281,8 +284,8 @@ impl Ledger {
                     (false, false) => broken.push(format!("P8: the batch committed at {position} is gone")),
                 }
             }
-            for id in &inner.refused {
-                if database.holds(*id) || database.lost(*id) {
+            for (id, lost_before) in &inner.refused {
+                if database.holds(*id) || (database.lost(*id) && !lost_before) {
                     broken.push(format!("P8: the batch {id} was said not to be committed, and is"));
                 }
             }
