@@ -115,8 +115,12 @@ fn two_apis_overlap_when_they_have_one_method_host_and_path() {
     assert!(overlap(("/", get("/a/*")), ("/a", get("/*"))));
     assert!(!overlap(("/a", get("/b")), ("/a", get("/b/*"))));
     assert!(overlap(("/a", get("/b")), ("/a", matching("/b", json!([])))));
-    let conditional = matching("/b", json!([{"name": "user-agent", "value": ".*", "type": "RegularExpression"}]));
-    assert!(overlap(("/a", get("/b")), ("/a", conditional)), "it would take requests past the other's policies");
+    let conditional =
+        matching("/b", json!([{"name": "user-agent", "value": ".*", "type": "RegularExpression"}]));
+    assert!(
+        overlap(("/a", get("/b")), ("/a", conditional)),
+        "it would take requests past the other's policies"
+    );
     assert!(!overlap(("/a", get("/{x}")), ("/a", get("/{x}-{y}"))));
     assert!(!overlap(("/a", get("/b")), ("/a", json!({"method": "PUT", "path": "/b"}))));
 }
