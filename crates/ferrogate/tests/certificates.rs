@@ -6,19 +6,31 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use ferrogate_testkit::cluster::{Cluster, Shape};
-use ferrogate_testkit::management::api;
+use ferrogate_testkit::cluster::{Cluster, PASSWORD, Shape};
+use ferrogate_testkit::eventually::eventually_async;
+use ferrogate_testkit::management::{Management, api};
+use ferrogate_testkit::process::{Process, Spec};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 use reqwest::StatusCode;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+/// Where a standalone gateway of these tests listens.
+const LISTENERS: [&str; 8] =
+    ["management", "admin", "metrics", "stream", "http", "readiness", "runtime-admin", "runtime-metrics"];
 /// Longer than a handshake takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -186,6 +198,87 @@ async fn openssl_resumes_and_reads_the_staple() -> anyhow::Result<()> {
     ensure!(told.contains("New, TLSv1.2"), "{told}");
     let (_, told) = s_client(&authority, address, "shop.example", &["-tls1_2", "-sess_in", &session]).await?;
     ensure!(told.contains("Reused, TLSv1.2"), "{told}");
+    Ok(())
+}
+
+/// An `https` upstream that answers every connection's first request in the same way, until
+/// the tasks are dropped.
+async fn upstream(identity: &Identity) -> anyhow::Result<(SocketAddr, JoinSet<()>)> {
+    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let mut served = JoinSet::new();
+    served.spawn(async move {
+        let mut open = JoinSet::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            open.spawn(async move {
+                // A handshake that the gateway breaks off is part of the test.
+                let Ok(mut tls) = acceptor.accept(connection).await else { return };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && tls.read_buf(&mut head).await.is_ok_and(|read| read > 0)
+                {
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\ntrusted";
+                if tls.write_all(answer).await.is_ok() {
+                    tls.shutdown().await.ok();
+                }
+            });
+        }
+    });
+    Ok((address, served))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_is_trusted_by_a_file_alone() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let (folder, data) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let authority = Authority::new(folder.path())?;
+    let (address, _served) = upstream(&authority.issue("localhost")?).await?;
+    let certificates = data.path().join("certificates");
+    std::fs::create_dir(&certificates)?;
+    let mut args: Vec<String> =
+        ["standalone", "--workers", "1", "--listen-https", "off"].map(str::to_owned).into();
+    for listener in LISTENERS {
+        args.extend([format!("--listen-{listener}"), "127.0.0.1:0".to_owned()]);
+    }
+    let setting = "FERROGATE_ROUTER_UPSTREAM_TLS_CUSTOM_CERTS_PATH".to_owned();
+    let spec = Spec {
+        binary: env!("CARGO_BIN_EXE_ferrogate").into(),
+        name: "standalone".to_owned(),
+        args,
+        env: vec![
+            ("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned()),
+            (setting, certificates.display().to_string()),
+        ],
+        data_dir: data.path().join("data"),
+        log: data.path().join("data/process.log"),
+    };
+    let mut process = spec.start().await?;
+    let management = Management::new(process.url("management"));
+    let books = api("books", &format!("https://localhost:{}", address.port()), &json!([]));
+    let answer = management.create(&books, "?wait=live&timeout=20s").await?;
+    ensure!(answer.status == StatusCode::CREATED, "{}", answer.body);
+    let asked = async |process: &Process| -> anyhow::Result<(u16, String)> {
+        let answer = reqwest::get(format!("{}/books/echo", process.url("http"))).await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    };
+    let (status, told) = asked(&process).await?;
+    ensure!(status == 503 && told.contains("upstream_tls_failed"), "nobody vouches for it yet: {told}");
+
+    std::fs::copy(authority.file("ca.pem"), certificates.join("corp.pem"))?;
+    let again = process.pinned_spec();
+    ensure!(process.terminate(PATIENCE).await?.success(), "the drain was not clean");
+    process = again.start().await?;
+    let trusted = eventually_async(PATIENCE, || async {
+        asked(&process).await.ok().filter(|answer| *answer == (200, "trusted".to_owned()))
+    });
+    trusted.await.context("the file's authority is not trusted")?;
+    let listed = Management::new(process.url("management")).get("/certificates").await?;
+    ensure!(listed.body["certificates"][0]["name"] == "corp", "{}", listed.body);
     Ok(())
 }
 

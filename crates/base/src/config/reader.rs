@@ -256,11 +256,10 @@ impl<'a> Reader<'a> {
             }
         }
         // A section of which some keys are read has an effect; the rest of it is merely let through.
+        // One role may let a key through that another one in the same process reads.
         let is_read = |key: &str| {
-            self.known
-                .range(format!("{key}.")..)
-                .next()
-                .is_some_and(|one| one.starts_with(&format!("{key}.")))
+            let below = self.known.range(format!("{key}.")..).next();
+            self.known.contains(key) || below.is_some_and(|one| one.starts_with(&format!("{key}.")))
         };
         let idle = self.accepted.iter().filter(|key| sources.is_in_files(key) && !is_read(key));
         let without_effect = idle.cloned().collect();

@@ -22,6 +22,7 @@ use ferrogate_model::template::Lookup;
 
 use crate::auth::basic::User;
 use crate::auth::jwt::JwtSettings;
+use crate::files::certificates::{self, CertificateFiles};
 use crate::seal::files::KeyFile;
 
 /// The sections of a configuration file that are the controller's.
@@ -49,6 +50,8 @@ const ACCEPTED: [&str; 13] = [
 /// itself, its passwords included.
 const HIDDEN_PREFIXES: [&str; 2] = ["FERROGATE_", "APIP_GW_"];
 
+/// Where the certificates are that upstreams are trusted by (contract 7.3).
+const CUSTOM_CERTS: &str = "./certificates";
 /// Where an immutable gateway's artifacts are (contract 7.2).
 const ARTIFACTS_DIR: &str = "/etc/api-platform-gateway/immutable_gateway/artifacts";
 
@@ -96,6 +99,8 @@ pub struct Config {
     pub jwt: Option<JwtSettings>,
     /// Refuse every write, and serve what the files of this directory say.
     pub immutable: Option<PathBuf>,
+    /// Certificates in files that upstreams are trusted by.
+    pub custom_certs: CertificateFiles,
     /// How long requests under way may take at shutdown.
     pub shutdown_timeout: Duration,
     /// Revisions that stay readable.
@@ -171,6 +176,10 @@ impl Config {
             admin_password: reader.secret("controller.admin_password"),
             jwt: access::jwt(reader),
             immutable: immutable(reader),
+            custom_certs: CertificateFiles {
+                required: reader.is_set(certificates::SETTING),
+                path: reader.path(certificates::SETTING, CUSTOM_CERTS),
+            },
             shutdown_timeout: reader.duration(
                 "controller.server.shutdown_timeout",
                 Duration::from_secs(15),

@@ -34,6 +34,7 @@ const OUTCOME_PAUSE: Duration = Duration::from_millis(100);
 const OWN_WRITE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Commits batches.
+#[derive(Clone)]
 pub struct Deployer {
     store: Arc<dyn Store>,
     replica: Arc<Replica>,

@@ -9,7 +9,7 @@ use ferrogate_store::OpenError;
 use ferrogate_xds::tls::TlsError;
 
 use crate::auth::admin_password::AdminPasswordError;
-use crate::immutable::ImmutableError;
+use crate::files::FilesError;
 use crate::seal::files::KeyFileError;
 
 /// Why a controller cannot start.
@@ -44,9 +44,9 @@ pub enum StartError {
     /// The keys that seal what is stored cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyFileError),
-    /// The files of an immutable gateway cannot be used.
+    /// The files that hold artifacts cannot be used.
     #[error(transparent)]
-    Immutable(#[from] ImmutableError),
+    Artifacts(#[from] FilesError),
     /// The stream's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

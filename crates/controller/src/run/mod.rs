@@ -30,7 +30,7 @@ use crate::auth::admin_password::Admin as Administrator;
 use crate::auth::sources::{self, Authenticators};
 use crate::config::{Config, Environment};
 use crate::deploy::{Admission, Deployer};
-use crate::immutable;
+use crate::files::{self, Target};
 use crate::metrics::Metrics;
 use crate::replicate::Replica;
 use crate::retention;
@@ -114,9 +114,9 @@ impl Controller {
         }
         let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), Arc::new(SystemClock));
         let admission = Arc::new(admission(&config, parts.registry, parts.services));
-        if let Some(directory) = &config.immutable {
-            immutable::load(directory, &admission, store.as_ref(), &deployer).await?;
-        }
+        let target =
+            Target { store: Arc::clone(&store), replica: Arc::clone(&replica), deployer: deployer.clone() };
+        files::put_into_effect(&config, &admission, target, &back).await?;
         let app = Arc::new(App {
             admission,
             deployer,

@@ -7,6 +7,7 @@ mod access;
 mod admin;
 mod certificates;
 mod conditions;
+mod custom_certs;
 mod fault;
 mod harness;
 mod history;

@@ -216,11 +216,13 @@ fn choices_name_the_alternatives() {
 
 #[test]
 fn what_has_no_effect_is_told_apart_from_what_is_unknown() {
-    let sources = sources(&[], &["[a]\nold.x = 1\n[b]\ny = 2"]);
+    let sources = sources(&[], &["[a]\nold.x = 1\nread = 3\n[b]\ny = 2"]);
     let mut reader = Reader::new(&sources);
-    for key in ["a.old", "a.older", "b"] {
+    for key in ["a.old", "a.older", "a.read", "b"] {
         reader.accept(key);
     }
+    // By another role in the same process.
+    reader.string("a.read", "");
     let finished = reader.finish(&["a"], &["b"]);
     assert_eq!(finished.problems, []);
     assert_eq!(finished.without_effect, ["a.old", "b"]);

@@ -216,6 +216,12 @@ fn certificate(spec: &Fields<'_>, found: &mut Findings) -> (String, Facts) {
         found.violations.push(path, format!("Certificate must be at most {MAX_PEM_BYTES} bytes"));
         return (text, Facts::default());
     }
+    // This text is kept in the clear and read back.
+    if facts::is_private_key(&text) {
+        let message = "There is a private key among the certificates: its place is 'privateKey'";
+        found.violations.push(path, message);
+        return (String::new(), Facts::default());
+    }
     match Facts::of(&text) {
         Ok(facts) => (text, facts),
         Err(error) => {

@@ -77,6 +77,7 @@ fn every_fault_is_told_at_its_field_without_the_key() {
     for (spec, fields) in [
         (json!({}), vec!["spec.certificate"]),
         (json!({"certificate": "-----BEGIN"}), vec!["spec.certificate"]),
+        (json!({"certificate": format!("{certificate}{key}")}), vec!["spec.certificate"]),
         (json!({"certificate": certificate, "usage": "server"}), vec!["spec.privateKey"]),
         (json!({"certificate": certificate, "usage": "other"}), vec!["spec.usage"]),
         (json!({"certificate": certificate, "privateKey": "a key"}), vec!["spec.privateKey"]),
