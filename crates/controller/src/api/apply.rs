@@ -19,13 +19,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::body::{format, parse_many, read_body, sealable};
 use super::collection::status_of;
 use super::documents::ResourceStatus;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::gateway::named;
 use super::json::json as answer;
-use super::options::{Params, WriteOptions, WriteQuery, format, read_body};
-use super::write::{Subject, parse_many, sealable};
+use super::options::{Params, WriteOptions, WriteQuery};
+use super::write::Subject;
 use crate::auth::roles::ADMIN;
 use crate::auth::{Auth, Denied, Principal};
 use crate::deploy::{Admitted, kind_of};
@@ -86,6 +87,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         (status = 202, description = "Stored, and not live in time", body = ApplyAnswer),
         (status = 400, description = "A document is not valid; nothing was stored", body = ErrorBody),
         (status = 403, description = "A secret or a certificate is among them and the caller is no administrator", body = super::error::AuthErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 409, description = "Name and version, or a route is taken; nothing was stored", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 503, description = "The store is unavailable, or the outcome unknown", body = ErrorBody),
@@ -99,7 +101,7 @@ async fn apply(
     body: Body,
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
-    let text = read_body(body, app.settings.max_bundle_bytes).await?;
+    let text = read_body(body, app.settings.max_bundle_bytes, app.settings.body_timeout).await?;
     let documents = parse_many(text, format(&headers)).await?;
     let documents: Vec<(Kind, Value)> = documents.into_iter().map(|one| (kind_of(&one), one)).collect();
     // What conceals is the administrator's to write on its own path, and so it is this way.

@@ -22,13 +22,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::body::{format, parse, read_body, sealable};
 use super::collection::{self, Collection};
 use super::documents::{ResourceStatus, artifact, with_status};
 use super::error::{ApiError, ErrorBody};
 use super::json::json as answer;
-use super::options::{format, read_body};
 use super::read::Reading;
-use super::write::{Written, parse, sealable};
+use super::write::Written;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
 use crate::snapshot::Snapshot;
@@ -147,7 +147,7 @@ impl Collection for Certificates {
 
     /// Besides documents, `{"name", "certificate"}` is read as the contract has it.
     async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
-        let text = read_body(body, app.settings.max_document_bytes).await?;
+        let text = read_body(body, app.settings.max_document_bytes, app.settings.body_timeout).await?;
         let read = parse(text, format(headers)).await;
         let read = read.map_err(|error| match error {
             ApiError::BadRequest(cause) => ApiError::BadRequest(format!("Invalid request body: {cause}")),

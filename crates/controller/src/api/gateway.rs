@@ -16,6 +16,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use super::App;
 use super::collection::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list};
@@ -23,7 +24,7 @@ use super::documents::whole;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::json::json as answer;
 use super::options::{Params, Segments, WriteOptions, WriteQuery};
-use super::write::{REVISION, Subject, batch_id};
+use super::write::{REVISION, Subject};
 use crate::auth::Principal;
 use crate::deploy::{Admitted, Refusal};
 use crate::metrics::Operation;
@@ -118,6 +119,7 @@ async fn history(
         (status = 202, description = "Stored, and not live in time", body = RollbackAnswer),
         (status = 400, description = "An old document is no longer valid", body = ErrorBody),
         (status = 404, description = "The revision is not readable", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 409, description = "Somebody else wrote meanwhile; nothing was stored", body = ErrorBody),
         (status = 503, description = "The store is unavailable, or the outcome unknown", body = ErrorBody),
     )
@@ -168,7 +170,7 @@ async fn rollback(
     )
 )]
 async fn batch(State(app): State<Arc<App>>, Segments(id): Segments<String>) -> Result<Response, ApiError> {
-    let id = batch_id(&id)?;
+    let id = Uuid::parse_str(&id).map_err(|_| ApiError::BadRequest(format!("'{id}' is not a batch id")))?;
     let outcome = app.deployer.outcome(id).await?;
     let found = BatchAnswer {
         id: id.to_string(),

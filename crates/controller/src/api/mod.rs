@@ -5,6 +5,7 @@
 //! what is written comes back through the feed like everybody else's.
 
 mod apply;
+mod body;
 pub mod certificates;
 mod cluster;
 mod collection;
@@ -19,11 +20,13 @@ mod plan;
 pub mod policies;
 mod preview;
 mod read;
+mod refused;
 mod rest_apis;
 mod secrets;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -79,6 +82,8 @@ pub struct Settings {
     pub max_document_bytes: usize,
     /// The largest body of documents for `/apply`.
     pub max_bundle_bytes: usize,
+    /// The longest a body may take to arrive; a later one is answered 408.
+    pub body_timeout: Duration,
 }
 
 /// The description of every endpoint.

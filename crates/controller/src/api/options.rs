@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a request says beside its document: query parameters, preconditions, the
-//! idempotency key, and how its body is written. Everything is parsed here, once, so
-//! that handlers work with values that cannot be wrong.
+//! idempotency key. Everything is parsed here, once, so that handlers work with values
+//! that cannot be wrong. Bodies are read in [`super::body`].
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Path, Query};
-use ferrogate_model::document::Format;
 use ferrogate_model::{Revision, duration};
 use ferrogate_store::Guard;
 use http::HeaderMap;
-use http::header::{CONTENT_TYPE, IF_MATCH};
+use http::header::IF_MATCH;
 use http::request::Parts;
-use http_body_util::LengthLimitError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -28,10 +24,6 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait; a longer one is shortened, for a connection is held open meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-
-/// The longest a body may take to arrive; without it, one byte now and then keeps a request alive.
-/// A later one is answered 408.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Query parameters. As axum's own, but a refusal has the shape of every other error.
 pub struct Params<T>(pub T);
@@ -140,40 +132,6 @@ impl WriteOptions {
     }
 }
 
-/// Reads a body up to a limit, as text.
-///
-/// # Errors
-/// When it is too large, breaks off, takes too long, or is not UTF-8.
-pub async fn read_body(body: Body, limit: usize) -> Result<String, ApiError> {
-    read_body_within(body, limit, BODY_DEADLINE).await
-}
-
-async fn read_body_within(body: Body, limit: usize, deadline: Duration) -> Result<String, ApiError> {
-    let arrived = timeout_at(Instant::now() + deadline, to_bytes(body, limit)).await;
-    let arrived = arrived.map_err(|_elapsed| ApiError::Late)?;
-    let bytes = arrived.map_err(|error| {
-        let mut source: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(cause) = source {
-            if cause.is::<LengthLimitError>() {
-                return ApiError::TooLarge { limit };
-            }
-            source = cause.source();
-        }
-        bad("Failed to read request body")
-    })?;
-    String::from_utf8(bytes.into()).map_err(|_| bad("failed to parse configuration: the body is not UTF-8"))
-}
-
-/// How the body says it is written (contract 1.4): the exact media types, else both are tried.
-#[must_use]
-pub fn format(headers: &HeaderMap) -> Format {
-    match headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes) {
-        Some(b"application/yaml" | b"application/x-yaml" | b"text/yaml") => Format::Yaml,
-        Some(b"application/json") => Format::Json,
-        Some(_) | None => Format::Either,
-    }
-}
-
 fn flag(name: &str, text: Option<&str>) -> Result<bool, ApiError> {
     match text {
         None | Some("" | "false") => Ok(false),
@@ -221,13 +179,11 @@ fn bad(message: impl Into<String>) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use ferrogate_model::Revision;
-    use ferrogate_model::document::Format;
     use ferrogate_store::Guard;
     use http::{HeaderMap, HeaderValue};
 
-    use super::{ApiError, WriteOptions, WriteQuery, format, read_body};
+    use super::{ApiError, WriteOptions, WriteQuery};
 
     fn read(name: &'static str, value: &'static str) -> Result<WriteOptions, ApiError> {
         let mut headers = HeaderMap::new();
@@ -263,35 +219,5 @@ mod tests {
         assert!(with(|query| query.scope = Some("region:a".to_owned())).is_err());
         assert!(with(|query| query.wait = Some("forever".to_owned())).is_err());
         assert!(with(|query| query.dry_run = Some("1".to_owned())).is_err());
-    }
-
-    #[test]
-    fn only_exact_media_types_decide_the_format() {
-        for (value, expected) in [
-            ("application/json", Format::Json),
-            ("text/yaml", Format::Yaml),
-            ("application/x-yaml", Format::Yaml),
-            ("application/json; charset=utf-8", Format::Either),
-            ("text/plain", Format::Either),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("content-type", HeaderValue::from_static(value));
-            assert_eq!(format(&headers), expected, "{value}");
-        }
-        assert_eq!(format(&HeaderMap::new()), Format::Either);
-    }
-
-    #[tokio::test]
-    async fn a_body_that_does_not_arrive_is_given_up() {
-        let never = Body::from_stream(futures::stream::pending::<Result<&str, std::io::Error>>());
-        let refused = super::read_body_within(never, 1000, std::time::Duration::from_millis(1)).await;
-        assert!(matches!(refused, Err(ApiError::Late)));
-    }
-
-    #[tokio::test]
-    async fn a_body_over_the_limit_is_told_apart() {
-        assert!(matches!(read_body(Body::from("12345"), 4).await, Err(ApiError::TooLarge { limit: 4 })));
-        assert_eq!(read_body(Body::from("1234"), 4).await.expect("fits"), "1234");
-        assert!(matches!(read_body(Body::from(vec![0xff]), 4).await, Err(ApiError::BadRequest(_))));
     }
 }

@@ -10,10 +10,11 @@ use ferrogate_model::{Kind, ResourceName};
 use ferrogate_store::{Expect, Guard};
 
 use super::App;
+use super::body::off_thread;
 use super::documents::source;
 use super::error::ApiError;
 use super::gateway::named;
-use super::write::{Subject, off_thread};
+use super::write::Subject;
 use crate::deploy::{Admitted, Secrets};
 
 /// Writes and what must hold for them.

@@ -12,7 +12,7 @@ use ferrogate_model::{Kind, ResourceName, route};
 use super::App;
 use super::error::ApiError;
 use super::read::Reading;
-use super::write::{already_exists, not_found};
+use super::refused::{already_exists, not_found};
 use crate::deploy::Admitted;
 use crate::snapshot::{Entry, Snapshot};
 

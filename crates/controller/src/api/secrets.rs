@@ -21,13 +21,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::body::{format, parse, read_body, sealable};
 use super::collection::{self, Collection};
 use super::documents::{ResourceStatus, secret, source, with_status};
 use super::error::{ApiError, ErrorBody};
 use super::json::json as answer;
-use super::options::{format, read_body};
 use super::read::Reading;
-use super::write::{Written, named, parse, sealable};
+use super::refused::named;
+use super::write::Written;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
 
@@ -81,13 +82,14 @@ impl Collection for Secrets {
     const NAMES: (&'static str, &'static str) = ("Secrets", "a secret");
     const TOO_LARGE: StatusCode = StatusCode::BAD_REQUEST;
 
-    async fn read(_app: &App, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
-        let text = read_body(body, MAX_BYTES).await.map_err(|error| match error {
-            ApiError::TooLarge { .. } | ApiError::BadRequest(_) => {
-                ApiError::BadRequest("Request body too large or unreadable".to_owned())
-            }
-            other => other,
-        })?;
+    async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
+        let text =
+            read_body(body, MAX_BYTES, app.settings.body_timeout).await.map_err(|error| match error {
+                ApiError::TooLarge { .. } | ApiError::BadRequest(_) => {
+                    ApiError::BadRequest("Request body too large or unreadable".to_owned())
+                }
+                other => other,
+            })?;
         parse(text, format(headers)).await
     }
 

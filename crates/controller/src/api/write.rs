@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tail that every write shares: commit, turn a failure into its answer (contract
-//! 2.2), wait until live when asked to, count how it ended.
+//! The tail that every write shares: admit, commit, plan anew when another write came
+//! first, wait until live when asked to, count how it ended. What a refusal says is
+//! [`super::refused`]'s affair.
 
 use std::sync::Arc;
 
-use ferrogate_model::document::{Format, ParseError};
 use ferrogate_model::kinds::Artifact;
-use ferrogate_model::{Handle, Kind, ResourceName, Revision, document};
-use ferrogate_store::{Guard, ID_CLAIM, StoredArtifact};
+use ferrogate_model::{Kind, ResourceName};
+use ferrogate_store::{Guard, StoredArtifact};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::App;
+use super::body::off_thread;
 use super::error::{ApiError, etag};
 use super::options::{Wait, WriteOptions};
+use super::refused::refusal;
 use crate::auth::Principal;
 use crate::deploy::{Admitted, DeployError, Deployed, Deployment, Planned, Refusal, Secrets};
 use crate::metrics::{Operation, Outcome};
@@ -25,11 +26,6 @@ const PLANS: usize = 8;
 
 /// The header with the revision on every write.
 pub const REVISION: &str = "x-revision";
-
-/// Told to whoever writes a secret to a gateway that could only store it in the clear.
-const NO_KEY: &str = "storage failed: this gateway has no key to seal secrets with. Make one \
-    (head -c 32 /dev/urandom > FILE) and give the same file to every controller as \
-    controller.encryption.key_file";
 
 /// What a write asked of the artifact, for wording the refusal.
 #[derive(Clone)]
@@ -265,185 +261,4 @@ fn is_the_same(deployed: &Deployed, planned: &[(ResourceName, Option<String>)]) 
         // It may have been deleted since; the log would tell, at the price of a read per retry.
         (None, Some(_)) => snapshot.position().revision > deployed.committed.last,
     })
-}
-
-/// The answer to a batch that did not go through.
-fn refusal(error: DeployError, subjects: &[Subject], operation: Operation) -> ApiError {
-    match error {
-        DeployError::Guard { name, found } => {
-            let guard = subjects.iter().find(|one| one.name == name).map_or(Guard::Any, |one| one.guard);
-            guard_refusal(&name, found, guard)
-        }
-        DeployError::Claimed { name, claim, holder } => {
-            let subject = subjects.iter().find(|one| one.name == name);
-            match subject.filter(|subject| subject.name_claim == claim) {
-                Some(Subject { title: (title, version), .. }) => ApiError::Conflict(format!(
-                    "configuration already exists: configuration with name '{title}' and version '{version}' already exists"
-                )),
-                None if claim.starts_with(ID_CLAIM) => ApiError::IdTaken { holder },
-                None => ApiError::Conflict(format!(
-                    "route conflict: {claim} is already served by RestApi '{}'",
-                    holder.handle
-                )),
-            }
-        }
-        DeployError::Store(ferrogate_store::StoreError::Corrupt(cause)) => {
-            let message = match operation {
-                Operation::Create => "Failed to create configuration",
-                Operation::Update | Operation::Apply | Operation::Rollback => {
-                    "Failed to update configuration"
-                }
-                Operation::Delete => "Failed to delete configuration",
-            };
-            ApiError::Internal { message, cause }
-        }
-        DeployError::Moved { name } => {
-            ApiError::Conflict(format!("{name} was changed at the same time; nothing was written"))
-        }
-        DeployError::Store(error) => error.into(),
-        DeployError::Unknown(batch) => ApiError::Unknown(batch),
-    }
-}
-
-fn guard_refusal(name: &ResourceName, found: Option<Revision>, guard: Guard) -> ApiError {
-    let handle = &name.handle;
-    match (guard, found) {
-        (Guard::Absent, _) => already_exists(name),
-        (Guard::AtRevision(wanted), Some(found)) => ApiError::PreconditionFailed {
-            message: format!("{} '{handle}' is at revision {found}, not {wanted}", title(name.kind)),
-            found: Some(found),
-        },
-        (Guard::Any | Guard::Present | Guard::AtRevision(_), _) => not_found(name),
-    }
-}
-
-/// The answer about an artifact that was to be created and exists.
-#[must_use]
-pub fn already_exists(name: &ResourceName) -> ApiError {
-    let handle = &name.handle;
-    ApiError::Conflict(match name.kind {
-        Kind::RestApi => {
-            format!("configuration already exists: configuration with handle '{handle}' already exists")
-        }
-        Kind::Secret => {
-            format!("storage failed: configuration already exists: secret with id '{handle}' already exists")
-        }
-        Kind::Certificate => format!("configuration already exists: certificate '{handle}' already exists"),
-    })
-}
-
-/// What answers call an artifact of this kind.
-#[must_use]
-pub const fn title(kind: Kind) -> &'static str {
-    match kind {
-        Kind::RestApi => "RestAPI",
-        Kind::Secret => "Secret",
-        Kind::Certificate => "Certificate",
-    }
-}
-
-/// The answer about an artifact that does not exist.
-#[must_use]
-pub fn not_found(name: &ResourceName) -> ApiError {
-    absent(name.kind, name.handle.as_str())
-}
-
-fn absent(kind: Kind, handle: &str) -> ApiError {
-    ApiError::NotFound(match kind {
-        Kind::RestApi => format!("RestAPI with handle '{handle}' not found"),
-        Kind::Secret => format!("configuration not found: id={handle}"),
-        Kind::Certificate => format!("certificate '{handle}' not found"),
-    })
-}
-
-/// The name of the artifact of this kind with this handle; one that cannot exist is not found.
-///
-/// # Errors
-/// When it cannot exist.
-pub fn named(kind: Kind, handle: &str) -> Result<ResourceName, ApiError> {
-    let name = Handle::try_new(handle).map(|handle| ResourceName::new(kind, handle));
-    name.map_err(|_| absent(kind, handle))
-}
-
-/// Refuses to take what is secret where it could only be stored in the clear.
-///
-/// # Errors
-/// When there is no key to seal it with.
-pub fn sealable<'d>(
-    seals: bool,
-    mut documents: impl Iterator<Item = (Kind, &'d Value)>,
-) -> Result<(), ApiError> {
-    let secret = |(kind, document): (Kind, &Value)| match kind {
-        Kind::RestApi => false,
-        Kind::Secret => true,
-        Kind::Certificate => document.pointer("/spec/privateKey").is_some(),
-    };
-    if !seals && documents.any(secret) {
-        return Err(ApiError::BadRequest(NO_KEY.to_owned()));
-    }
-    Ok(())
-}
-
-/// Parses a body that holds one document, off the async threads like [`App::admit`].
-///
-/// # Errors
-/// When it does not.
-pub async fn parse(text: String, format: Format) -> Result<Value, ApiError> {
-    parsed(off_thread("parsing", move || document::parse(&text, format)).await?)
-}
-
-/// As [`parse`], of a body with many documents.
-///
-/// # Errors
-/// When it holds none, or what it holds is not of the format.
-pub async fn parse_many(text: String, format: Format) -> Result<Vec<Value>, ApiError> {
-    parsed(off_thread("parsing", move || document::parse_many(&text, format)).await?)
-}
-
-fn parsed<T>(parsed: Result<T, ParseError>) -> Result<T, ApiError> {
-    parsed.map_err(|error| ApiError::BadRequest(error.to_string()))
-}
-
-/// Runs what takes long, but does not wait, off the async threads.
-///
-/// # Errors
-/// When it panicked.
-pub async fn off_thread<T: Send + 'static>(
-    what: &'static str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::Internal {
-        message: "Internal server error",
-        cause: format!("{what} failed: {error}"),
-    })
-}
-
-/// Tells a batch by its id.
-///
-/// # Errors
-/// When the text is no id.
-pub fn batch_id(text: &str) -> Result<Uuid, ApiError> {
-    Uuid::parse_str(text).map_err(|_| ApiError::BadRequest(format!("'{text}' is not a batch id")))
-}
-
-#[cfg(test)]
-mod tests {
-    use ferrogate_model::Kind;
-    use serde_json::json;
-
-    use super::sealable;
-
-    #[test]
-    fn what_is_secret_is_not_taken_without_a_key_to_seal_it() {
-        let (keyed, trusted) = (json!({"spec": {"privateKey": "x"}}), json!({"spec": {"certificate": "x"}}));
-        for (kind, document, secret) in [
-            (Kind::RestApi, &keyed, false),
-            (Kind::Secret, &trusted, true),
-            (Kind::Certificate, &trusted, false),
-            (Kind::Certificate, &keyed, true),
-        ] {
-            assert_eq!(sealable(false, std::iter::once((kind, document))).is_err(), secret, "{kind:?}");
-            assert!(sealable(true, std::iter::once((kind, document))).is_ok());
-        }
-    }
 }

@@ -111,6 +111,8 @@ pub struct Config {
     pub max_document_bytes: usize,
     /// The largest body of `/apply`.
     pub max_bundle_bytes: usize,
+    /// The longest a body may take to arrive.
+    pub body_timeout: Duration,
 }
 
 /// TLS of the config stream.
@@ -189,6 +191,11 @@ impl Config {
             defaults: defaults(reader),
             max_document_bytes: size(reader, "controller.limits.document_bytes", MAX_DOCUMENT_BYTES),
             max_bundle_bytes: size(reader, "controller.limits.bundle_bytes", MAX_BUNDLE_BYTES),
+            body_timeout: reader.duration(
+                "controller.limits.body_timeout",
+                Duration::from_secs(30),
+                Duration::from_millis(1)..=HOUR,
+            ),
             data_dir,
             join_token_file,
             stream_tls,

@@ -178,6 +178,7 @@ fn settings(config: &Config, seals: bool) -> Settings {
         seals,
         max_document_bytes: config.max_document_bytes,
         max_bundle_bytes: config.max_bundle_bytes,
+        body_timeout: config.body_timeout,
     }
 }
 

@@ -2,6 +2,7 @@
 //! What is refused, with which status and which words (contract 1.5 and 2.2), and that
 //! nothing of it is stored.
 
+use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -144,4 +145,31 @@ async fn fields_without_effect_are_warned_about_or_refused() {
     let put = gateway.put("/rest-apis/x?strict=true", echoed.to_string()).await;
     assert_eq!((put.status.as_u16(), put.json()["status"].get("warnings")), (200, None), "{put:?}");
     assert_ne!(put.json()["spec"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_late_is_told_so_on_every_path() {
+    let toml = "controller.limits.body_timeout = \"50ms\"\n".to_owned();
+    let gateway = Gateway::with(Setup { toml, ..Setup::default() }).await;
+    let description = gateway.get("/openapi.json").await.json();
+    let paths = description["paths"].as_object().expect("paths");
+    let mut asked = 0;
+    for (path, operations) in paths {
+        for (method, _) in operations
+            .as_object()
+            .expect("operations")
+            .iter()
+            .filter(|(_, operation)| operation.get("requestBody").is_some())
+        {
+            // The beginning of a document, and then nothing for as long as the client lives.
+            let begun = futures::stream::iter([Ok::<_, std::io::Error>("{")]);
+            let body = reqwest::Body::wrap_stream(begun.chain(futures::stream::pending()));
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
+            let answer = send(gateway.request(method, &path.replace("{id}", "x")).body(body)).await;
+            assert_eq!(answer.status, 408, "{path}: {answer:?}");
+            assert_eq!(answer.json()["status"], "error", "{path}");
+            asked += 1;
+        }
+    }
+    assert_eq!(asked, 11, "creating, replacing and rolling back of every kind, and both for all of them");
 }

@@ -52,6 +52,7 @@ const INVALID: (u16, &str, Shape) =
     (400, "The document, or an artifact that depends on it, is not valid: `errors` names each fault", ERROR);
 const ABSENT: (u16, &str, Shape) = (404, "There is none with this handle", ERROR);
 const UNREADABLE: (u16, &str, Shape) = (404, "It did not exist then, or is not readable any more", ERROR);
+const LATE: (u16, &str, Shape) = (408, "The body did not arrive in time", ERROR);
 const TAKEN: (u16, &str, Shape) = (409, "The handle, or what no two artifacts may hold, is taken", ERROR);
 const STALE: (u16, &str, Shape) = (412, "`If-Match` names another revision", ERROR);
 const TOO_LARGE: (u16, &str, Shape) = (413, "The document is too large", ERROR);
@@ -69,6 +70,7 @@ pub(super) const CREATE: Endpoint = Endpoint {
         (201, STORED.1, Shape::Document),
         NOT_LIVE,
         INVALID,
+        LATE,
         TAKEN,
         TOO_LARGE,
         UNAVAILABLE,
@@ -96,7 +98,7 @@ pub(super) const REPLACE: Endpoint = Endpoint {
     summary: "Replaces {}, and makes anew what names it.",
     query: Some(query::<WriteQuery>),
     body: Some(Shape::Document),
-    answers: &[STORED, NOT_LIVE, INVALID, ABSENT, TAKEN, STALE, TOO_LARGE, UNAVAILABLE],
+    answers: &[STORED, NOT_LIVE, INVALID, ABSENT, LATE, TAKEN, STALE, TOO_LARGE, UNAVAILABLE],
 };
 
 pub(super) const DELETE: Endpoint = Endpoint {
@@ -146,7 +148,7 @@ pub(super) const ROLLBACK: Endpoint = Endpoint {
     summary: "Makes a new revision of {} with the content it had, and makes anew what names it.",
     query: Some(query::<WriteQuery>),
     body: Some(Shape::Named("RollbackRequest")),
-    answers: &[STORED, NOT_LIVE, INVALID, UNREADABLE, TAKEN, STALE, UNAVAILABLE],
+    answers: &[STORED, NOT_LIVE, INVALID, UNREADABLE, LATE, TAKEN, STALE, UNAVAILABLE],
 };
 
 impl Endpoint {

@@ -23,12 +23,14 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::describe::{CREATE, DELETE, GET, HISTORY, PAST, REPLACE, ROLLBACK};
 use super::App;
+use super::body::{format, parse, read_body};
 use super::documents::{ResourceStatus, document, with_status};
 use super::error::{ApiError, etag};
 use super::json::json as answer;
-use super::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
+use super::options::{Params, Segments, WriteOptions, WriteQuery};
 use super::read::Reading;
-use super::write::{Subject, Written, named, not_found, parse};
+use super::refused::{named, not_found};
+use super::write::{Subject, Written};
 use crate::auth::Principal;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
@@ -50,8 +52,8 @@ pub trait Collection: Send + Sync + 'static {
         headers: &HeaderMap,
         body: Body,
     ) -> impl Future<Output = Result<Value, ApiError>> + Send {
-        let (limit, format) = (app.settings.max_document_bytes, format(headers));
-        async move { parse(read_body(body, limit).await?, format).await }
+        let (limit, within) = (app.settings.max_document_bytes, app.settings.body_timeout);
+        async move { parse(read_body(body, limit, within).await?, format(headers)).await }
     }
 
     /// Decides whether a document may be stored.

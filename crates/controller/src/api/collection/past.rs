@@ -17,11 +17,13 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Collection, stored, tried};
 use crate::api::App;
+use crate::api::body::{format, parse, read_body};
 use crate::api::documents::{document, timestamp, whole};
 use crate::api::error::{ApiError, etag};
 use crate::api::json::json as answer;
-use crate::api::options::{Params, Segments, WriteOptions, WriteQuery, format, read_body};
-use crate::api::write::{Subject, not_found, parse, title};
+use crate::api::options::{Params, Segments, WriteOptions, WriteQuery};
+use crate::api::refused::{not_found, title};
+use crate::api::write::Subject;
 use crate::auth::Principal;
 use crate::metrics::Operation;
 
@@ -159,7 +161,7 @@ impl RollbackRequest {
     /// # Errors
     /// When it names no revision.
     pub async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<RollbackRequest, ApiError> {
-        let text = read_body(body, app.settings.max_document_bytes).await?;
+        let text = read_body(body, app.settings.max_document_bytes, app.settings.body_timeout).await?;
         let value = parse(text, format(headers)).await?;
         serde_json::from_value(value).map_err(|_| {
             ApiError::BadRequest(
