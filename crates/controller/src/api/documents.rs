@@ -40,7 +40,7 @@ pub struct ResourceStatus {
     /// Nothing was stored.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
-    /// Fields of the document that have no effect.
+    /// Fields of the document that have no effect, or name what does not exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<FieldError>,
     /// The artifacts that were made anew because what they refer to was written.

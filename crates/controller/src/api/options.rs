@@ -62,7 +62,8 @@ pub struct WriteQuery {
     pub timeout: Option<String>,
     /// `all` or `zone:<name>`.
     pub scope: Option<String>,
-    /// `true`: refuse unknown fields instead of warning about them.
+    /// `true`: refuse what is only warned about otherwise: unknown fields, and certificates that
+    /// are named and do not exist.
     pub strict: Option<String>,
 }
 
@@ -73,7 +74,7 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// Wait until live.
     pub wait: Option<Wait>,
-    /// Refuse unknown fields.
+    /// Refuse what is only warned about otherwise.
     pub strict: bool,
     /// The batch id: the client's key, or a fresh one.
     pub batch: Uuid,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use ferrogate_model::kinds::Artifact;
-use ferrogate_model::{Kind, ResourceName};
+use ferrogate_model::{Kind, ResourceName, Violation, Violations};
 use ferrogate_store::{Guard, StoredArtifact};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
@@ -17,7 +17,7 @@ use super::error::{ApiError, etag};
 use super::options::{Wait, WriteOptions};
 use super::refused::refusal;
 use crate::auth::Principal;
-use crate::deploy::{Admitted, DeployError, Deployed, Deployment, Planned, Refusal, Secrets};
+use crate::deploy::{Admitted, DeployError, Deployed, Deployment, Planned, Refusal, Secrets, dangling};
 use crate::metrics::{Operation, Outcome};
 use crate::status::live::{Liveness, Target};
 
@@ -87,8 +87,9 @@ impl Written {
 
 impl App {
     /// Reads and admits documents off the async threads: validation, regular expressions and
-    /// schemas of a thousand documents take seconds. A template that names a secret unknown
-    /// here may be ahead of this replica, which then catches up and looks again.
+    /// schemas of a thousand documents take seconds. A document that names a secret or a
+    /// certificate unknown here may be ahead of this replica, which then catches up and looks
+    /// again.
     ///
     /// # Errors
     /// With the first cause that is not a document's fault, else each document's own result.
@@ -97,12 +98,31 @@ impl App {
         documents: Vec<(Kind, Value)>,
         strict: bool,
     ) -> Result<Vec<Result<Admitted, Refusal>>, ApiError> {
-        let admitted = self.admit_once(documents.clone(), strict).await?;
-        if admitted.iter().any(|one| matches!(one, Err(Refusal::MissingSecret(_)))) {
+        let mut admitted = self.admit_once(documents.clone(), strict).await?;
+        let missing = admitted.iter().any(|one| matches!(one, Err(Refusal::MissingSecret(_))));
+        if missing || self.dangling(&admitted).iter().any(|one| !one.is_empty()) {
             self.deployer.catch_up().await?;
-            return self.admit_once(documents, strict).await;
+            admitted = self.admit_once(documents, strict).await?;
+        }
+        let dangling = self.dangling(&admitted);
+        for (one, dangling) in admitted.iter_mut().zip(dangling).filter(|(_, found)| !found.is_empty()) {
+            match one {
+                Ok(_) if strict => *one = Err(Refusal::Invalid(Violations(dangling))),
+                Ok(admitted) => admitted.warnings.0.extend(dangling),
+                Err(_) => {}
+            }
         }
         Ok(admitted)
+    }
+
+    /// What each document names in vain, as far as is known here.
+    fn dangling(&self, batch: &[Result<Admitted, Refusal>]) -> Vec<Vec<Violation>> {
+        let Some(snapshot) = self.replica.current() else { return Vec::new() };
+        let of = |one: &Result<Admitted, Refusal>| match one {
+            Ok(document) => dangling::warnings(document, batch.iter().flatten(), Some(&snapshot)),
+            Err(_) => Vec::new(),
+        };
+        batch.iter().map(of).collect()
     }
 
     async fn admit_once(

@@ -55,7 +55,7 @@ pub struct Admitted {
     pub name_claim: String,
     /// The internal id the document asks for.
     pub uuid: Option<Uuid>,
-    /// Fields without effect.
+    /// Fields without effect, and what the document names in vain.
     pub warnings: Violations,
 }
 

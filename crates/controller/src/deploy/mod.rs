@@ -7,6 +7,7 @@
 
 pub mod admit;
 mod certificates;
+pub mod dangling;
 pub mod secrets;
 
 use std::sync::Arc;

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferrogate_model::document::{Format, MAX_BUNDLE_BYTES, parse_many};
-use ferrogate_model::{Kind, ResourceName};
+use ferrogate_model::{Kind, ResourceName, Violation};
 use ferrogate_store::{Guard, StoreError, StoredArtifact};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{FilesError, Folder, Target, off_thread, told};
-use crate::deploy::{Admission, Admitted, DeployError, Deployment, Planned, Secrets, kind_of};
+use crate::deploy::{Admission, Admitted, DeployError, Deployment, Planned, Secrets, dangling, kind_of};
 
 /// Who writes them.
 const AUTHOR: &str = "immutable-gateway";
@@ -125,5 +125,11 @@ fn admit(
         }
     }
     folder.judge(faults)?;
+    for (origin, one) in &admitted {
+        let dangling = dangling::warnings(one, admitted.iter().map(|(_, other)| other), None);
+        for Violation { field, message } in one.warnings.0.iter().chain(&dangling) {
+            tracing::warn!(origin, field, "{message}");
+        }
+    }
     Ok(admitted)
 }

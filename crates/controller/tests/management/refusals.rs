@@ -173,3 +173,43 @@ async fn a_body_that_is_late_is_told_so_on_every_path() {
     }
     assert_eq!(asked, 11, "creating, replacing and rolling back of every kind, and both for all of them");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_named_in_vain_is_warned_about_or_refused() {
+    let gateway = Gateway::start().await;
+    let tls = "  upstreamDefinitions:\n    - name: other\n      upstreams: [{url: 'https://127.0.0.1:1'}]\n      \
+               tls: {caCertificate: corp, clientCertificate: shown}\n";
+    let body = api_with("x", "/x", tls);
+    let named = ["caCertificate", "clientCertificate"]
+        .map(|field| format!("spec.upstreamDefinitions[0].tls.{field}"))
+        .to_vec();
+    let warned = |answer: &Answer| {
+        let status = answer.json()["status"].clone();
+        let warnings = status["warnings"].as_array().cloned().unwrap_or_default();
+        warnings.iter().map(|one| format!("{}: {}", one["field"], one["message"])).collect::<Vec<_>>()
+    };
+    let strict = gateway.post("/rest-apis?strict=true", body.clone()).await;
+    assert_eq!((strict.status.as_u16(), fields(&strict)), (400, named), "{strict:?}");
+    let tried = gateway.post("/rest-apis?dryRun=true", body.clone()).await;
+    assert_eq!((tried.status.as_u16(), warned(&tried).len()), (200, 2), "{tried:?}");
+    let lenient = gateway.post("/rest-apis", body.clone()).await;
+    assert_eq!((lenient.status.as_u16(), warned(&lenient).len()), (201, 2), "{lenient:?}");
+
+    // What the same batch writes is there; but it has no key to be shown with.
+    let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).expect("a certificate");
+    let certificate = |name: &str, key: Option<String>| {
+        json!({"apiVersion": "gateway.api-platform.wso2.com/v1", "kind": "Certificate",
+               "metadata": {"name": name},
+               "spec": {"certificate": made.cert.pem(), "privateKey": key, "usage": "named"}})
+    };
+    let bundle =
+        format!("{}\n---\n{}\n---\n{body}", certificate("corp", None), certificate("shown", None));
+    let applied = gateway.post("/apply", bundle).await;
+    let warnings = &applied.json()["results"][2]["status"]["warnings"];
+    assert_eq!(warnings.as_array().map(Vec::len), Some(1), "{applied:?}");
+    assert!(warnings[0]["message"].as_str().is_some_and(|told| told.contains("has no private key")));
+    let keyed = certificate("shown", Some(made.signing_key.serialize_pem()));
+    assert_eq!(gateway.put("/certificates/shown", keyed.to_string()).await.status, 200);
+    let strict = gateway.put("/rest-apis/x?strict=true", body).await;
+    assert_eq!((strict.status.as_u16(), warned(&strict)), (200, Vec::new()), "{strict:?}");
+}
