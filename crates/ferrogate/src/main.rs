@@ -54,6 +54,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Demo(flags) => demo::run(&flags),
         Command::SampleBackend(flags) => sample_backend::run(&flags),
         Command::Pki(flags) => pki::run(&flags),
+        Command::Reseal(flags) => roles::reseal::run(&flags),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ferrogate", &mut script);

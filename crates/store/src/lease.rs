@@ -23,6 +23,10 @@ pub struct ControllerLease {
     pub runtimes: u32,
     /// Management requests in the last report interval, per second.
     pub load: f64,
+    /// The versions of the keys it has, the one that seals first; empty when it has none, or is
+    /// of a version that does not say.
+    #[serde(default)]
+    pub sealing: Vec<String>,
     /// When the lease was last renewed, microseconds by the database's clock; ignored on write.
     pub renewed_at: i64,
 }

@@ -32,7 +32,8 @@ pub use open::{OpenError, Options, open};
 pub use plan::{ID_CLAIM, id_claim};
 pub use read::resync_needed;
 pub use types::{
-    Batch, Change, Changes, Commit, Committed, Expect, Guard, Head, Hints, State, StoredArtifact, Write,
+    Batch, Change, Changes, Commit, Committed, Expect, Guard, Head, Hints, Payload, Rewrite, State,
+    StoredArtifact, Write,
 };
 
 /// What a gateway's storage can do. Every method has the deadline the store was opened with.
@@ -89,6 +90,16 @@ pub trait Store: Send + Sync + 'static {
     /// the one that stands afterwards. Of replicas that write at once, one wins and all learn
     /// what it wrote.
     async fn put_note(&self, name: &str, expected: Option<&str>, text: &str) -> Result<String, StoreError>;
+
+    /// The payloads of the `limit` changes that follow `after`, in order, without the text of
+    /// those that begin with `except`.
+    async fn payloads(&self, after: Revision, limit: usize, except: &str)
+    -> Result<Vec<Payload>, StoreError>;
+
+    /// Rewrites payloads in one transaction, in the change and in the artifact whose content it
+    /// still is, and answers how many. The line does not move and nobody is told: whoever
+    /// rewrites must not change what a payload means.
+    async fn rewrite(&self, rewrites: &[Rewrite]) -> Result<u64, StoreError>;
 
     /// Drops change rows that no revision at or above `floor` needs, and records the floor.
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError>;

@@ -7,7 +7,9 @@ use ferrogate_model::{Epoch, Handle, Kind, Position, ResourceName, Revision};
 use uuid::Uuid;
 
 use crate::fault::corrupt;
-use crate::{Change, Cluster, Committed, ControllerLease, Head, RuntimeLease, StoreError, StoredArtifact};
+use crate::{
+    Change, Cluster, Committed, ControllerLease, Head, Payload, RuntimeLease, StoreError, StoredArtifact,
+};
 
 /// A gateway's row, with what the same statement learnt about the history it belongs to.
 #[derive(Debug, sqlx::FromRow)]
@@ -71,6 +73,15 @@ pub(crate) struct ClaimRow {
     pub(crate) claim: String,
     pub(crate) kind: String,
     pub(crate) handle: String,
+}
+
+/// A change's payload.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct PayloadRow {
+    revision: i64,
+    kind: String,
+    handle: String,
+    payload: Option<String>,
 }
 
 /// An artifact's key.
@@ -153,6 +164,13 @@ impl ChangeRow {
             author: self.author,
             at: self.at,
         })
+    }
+}
+
+impl PayloadRow {
+    pub(crate) fn into_payload(self) -> Result<Payload, StoreError> {
+        let name = name(&self.kind, &self.handle)?;
+        Ok(Payload { revision: revision(self.revision)?, name, text: self.payload })
     }
 }
 

@@ -56,6 +56,12 @@ pub(crate) const BEFORE_COMMIT: &str = "\
            b.first_revision, b.last_revision \
     FROM (SELECT 1 AS one) AS single LEFT JOIN batches b ON b.gateway_id = $1 AND b.batch_id = $2";
 
+/// The `$3` changes that follow `$2`, of their payloads those that do not begin with `$4`.
+pub(crate) const PAYLOADS: &str = "\
+    SELECT revision, kind, handle, CASE \
+        WHEN substr(payload, 1, length(CAST($4 AS TEXT))) = CAST($4 AS TEXT) THEN NULL ELSE payload END AS payload \
+    FROM changes WHERE gateway_id = $1 AND revision > $2 ORDER BY revision LIMIT $3";
+
 /// The artifacts that refer to `$2`, `$3`.
 pub(crate) const REFERRERS: &str = "\
     SELECT kind, handle FROM artifact_refs \

@@ -156,6 +156,30 @@ pub enum Write {
     Delete,
 }
 
+/// A change's payload as the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// The change.
+    pub revision: Revision,
+    /// Which artifact.
+    pub name: ResourceName,
+    /// The text; `None` when there is none, or it is one that was not asked for.
+    pub text: Option<String>,
+}
+
+/// Another text for a payload, which means the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The change.
+    pub revision: Revision,
+    /// Which artifact.
+    pub name: ResourceName,
+    /// What was read; if it is not there any more, nothing is written.
+    pub from: String,
+    /// What to put in its place.
+    pub to: String,
+}
+
 /// A committed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {

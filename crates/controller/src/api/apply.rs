@@ -108,7 +108,7 @@ async fn apply(
     if documents.iter().any(|(kind, _)| kind.conceals()) && Auth::require(&caller, &[ADMIN]).is_err() {
         return Ok(Denied::Forbidden.into_response());
     }
-    sealable(app.settings.seals, documents.iter().map(|(kind, document)| (*kind, document)))?;
+    sealable(app.settings.seals(), documents.iter().map(|(kind, document)| (*kind, document)))?;
     let admitted = admit(&app, documents, options.strict).await?;
     if options.dry_run {
         let snapshot = super::read::Reading::of(&app)?.snapshot;

@@ -157,7 +157,7 @@ impl Collection for Certificates {
     }
 
     async fn admit(app: &Arc<App>, document: Value, strict: bool) -> Result<Admitted, ApiError> {
-        sealable(app.settings.seals, std::iter::once((Kind::Certificate, &document)))?;
+        sealable(app.settings.seals(), std::iter::once((Kind::Certificate, &document)))?;
         app.admit_one(Kind::Certificate, document, strict).await.map_err(|error| match error {
             ApiError::Invalid(faults) => {
                 let told = faults.into_iter().map(|fault| match fault.field.as_str() {

@@ -76,14 +76,22 @@ pub struct Settings {
     pub replica_id: String,
     /// Refuse every write.
     pub immutable: bool,
-    /// Whether there are keys to seal with; without them there are no secrets.
-    pub seals: bool,
+    /// The versions of the keys to seal with; without any there are no secrets.
+    pub sealing: Vec<String>,
     /// The largest document; a larger one is answered 413.
     pub max_document_bytes: usize,
     /// The largest body of documents for `/apply`.
     pub max_bundle_bytes: usize,
     /// The longest a body may take to arrive; a later one is answered 408.
     pub body_timeout: Duration,
+}
+
+impl Settings {
+    /// Whether there are keys to seal with.
+    #[must_use]
+    pub const fn seals(&self) -> bool {
+        !self.sealing.is_empty()
+    }
 }
 
 /// The description of every endpoint.

@@ -95,7 +95,7 @@ impl Collection for Secrets {
 
     /// Violations of a secret are told in one message (contract 2.7).
     async fn admit(app: &Arc<App>, document: Value, strict: bool) -> Result<Admitted, ApiError> {
-        sealable(app.settings.seals, std::iter::once((Kind::Secret, &document)))?;
+        sealable(app.settings.seals(), std::iter::once((Kind::Secret, &document)))?;
         app.admit_one(Kind::Secret, document, strict).await.map_err(|error| match error {
             ApiError::Invalid(faults) => {
                 let mut message = format!("configuration validation failed with {} error(s):", faults.len());

@@ -85,7 +85,7 @@ impl Controller {
         stream::protected(&stream_options, addresses.stream)?;
         let ring = key_ring(&config)?;
         let store = parts.store.map_or_else(|| open_store(&config), Ok)?;
-        let settings = settings(&config, ring.is_some());
+        let settings = settings(&config, ring.as_ref());
         let gateway = GatewayId::from(config.gateway_id.as_str());
         let store: Arc<dyn Store> = Arc::new(SealedStore::new(store, ring, gateway));
         let Authenticators { auth, administrator, jwt, shared } = sources::authenticators(&config)?;
@@ -100,6 +100,7 @@ impl Controller {
             Arc::new(SystemClock),
             Arc::clone(&metrics),
             config.zone.clone(),
+            settings.sealing.clone(),
         ));
         watch::replication(&back, &store, &replica, &metrics, &readiness);
         back.spawn("lease reports", Arc::clone(&status).report(back.token()));
@@ -161,7 +162,8 @@ impl RunningController {
     }
 }
 
-fn open_store(config: &Config) -> Result<Arc<dyn Store>, OpenError> {
+/// The store that is configured.
+pub(crate) fn open_store(config: &Config) -> Result<Arc<dyn Store>, OpenError> {
     let options = Options { pool_size: config.pool_size, ..Options::default() };
     open(config.database_url.expose(), &GatewayId::from(config.gateway_id.as_str()), &options)
 }
@@ -170,12 +172,12 @@ fn admission(config: &Config, registry: Arc<Registry>, services: Services) -> Ad
     Admission { registry, services, defaults: config.defaults.clone(), environment: Arc::new(Environment) }
 }
 
-fn settings(config: &Config, seals: bool) -> Settings {
+fn settings(config: &Config, ring: Option<&KeyRing>) -> Settings {
     Settings {
         gateway_id: config.gateway_id.clone(),
         replica_id: config.replica_id.clone(),
         immutable: config.immutable.is_some(),
-        seals,
+        sealing: ring.map(KeyRing::versions).unwrap_or_default(),
         max_document_bytes: config.max_document_bytes,
         max_bundle_bytes: config.max_bundle_bytes,
         body_timeout: config.body_timeout,

@@ -6,6 +6,7 @@
 //! printed: neither type has `Debug`.
 
 pub mod files;
+pub mod reseal;
 pub mod store;
 
 use base64::Engine as _;
@@ -90,6 +91,17 @@ impl KeyRing {
         &self.first.version
     }
 
+    /// The versions of all keys, the one that seals first.
+    #[must_use]
+    pub fn versions(&self) -> Vec<String> {
+        std::iter::once(&self.first).chain(&self.rest).map(|key| key.version.clone()).collect()
+    }
+
+    /// What every text begins with that the key that seals has sealed.
+    fn prefix(&self) -> String {
+        format!("{PREFIX}{}:", self.version())
+    }
+
     /// Seals a text for one place: it does not open in another.
     ///
     /// Nonces are random. Below 2^32 texts under one key, a repetition is as unlikely as the
@@ -107,7 +119,7 @@ impl KeyRing {
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), bound, &mut bytes)
             .map_err(|_| SealError::Crypto)?;
         let sealed = STANDARD_NO_PAD.encode([nonce.as_slice(), &bytes].concat());
-        Ok(format!("{PREFIX}{}:{sealed}", self.first.version))
+        Ok(self.prefix() + &sealed)
     }
 
     /// Opens what was sealed for this place under any key of the ring.
@@ -158,7 +170,7 @@ pub fn open(ring: Option<&KeyRing>, place: &str, stored: String) -> Result<Strin
 
 /// Whether this text was sealed under the first key of the ring.
 fn is_current(ring: &KeyRing, stored: &str) -> bool {
-    Sealed::of(stored).is_some_and(|sealed| sealed.version == ring.version())
+    stored.starts_with(&ring.prefix())
 }
 
 /// Format, key and place are authenticated with the text. The version has no colon.

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use ferrogate_base::parallel;
 use ferrogate_model::{GatewayId, Position, ResourceName, Revision};
 use ferrogate_store::{
-    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, RuntimeLease,
-    State, Store, StoreError, StoredArtifact, Write,
+    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, Payload, Rewrite,
+    RuntimeLease, State, Store, StoreError, StoredArtifact, Write,
 };
 use uuid::Uuid;
 
@@ -43,30 +43,11 @@ impl SealedStore {
         place(&self.gateway, &name.to_string())
     }
 
-    /// Whether this controller has the keys that the gateway's database is sealed with. Of
-    /// controllers that start together over a new database, one writes the note and the
-    /// others must be able to read it.
     async fn check_keys(&self) -> Result<(), StoreError> {
-        if self.shared.load(Ordering::Acquire) {
-            return Ok(());
+        if !self.shared.load(Ordering::Acquire) {
+            check_keys(self.inner.as_ref(), self.ring.as_deref(), &self.gateway).await?;
+            self.shared.store(true, Ordering::Release);
         }
-        let place = place(&self.gateway, NOTE);
-        let mut stands = self.inner.note(NOTE).await?;
-        if let Some(ring) = &self.ring {
-            let readable = match &stands {
-                Some(text) => open(Some(ring), &place, text.clone()).is_ok(),
-                None => true,
-            };
-            if readable && !stands.as_deref().is_some_and(|text| is_current(ring, text)) {
-                let text = ring.seal(&place, NOTE_TEXT).map_err(crypto)?;
-                stands = Some(self.inner.put_note(NOTE, stands.as_deref(), &text).await?);
-            }
-        }
-        if let Some(text) = stands {
-            open(self.ring.as_deref(), &place, text)
-                .map_err(|error| sealed("this gateway's database", error))?;
-        }
-        self.shared.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -173,6 +154,20 @@ impl Store for SealedStore {
         self.inner.put_note(name, expected, text).await
     }
 
+    /// As they are stored: these two are for whoever seals them anew.
+    async fn payloads(
+        &self,
+        after: Revision,
+        limit: usize,
+        except: &str,
+    ) -> Result<Vec<Payload>, StoreError> {
+        self.inner.payloads(after, limit, except).await
+    }
+
+    async fn rewrite(&self, rewrites: &[Rewrite]) -> Result<u64, StoreError> {
+        self.inner.rewrite(rewrites).await
+    }
+
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError> {
         self.inner.prune(floor).await
     }
@@ -190,9 +185,35 @@ impl Store for SealedStore {
     }
 }
 
+/// Whether whoever holds this ring has the keys that the gateway's database is sealed with. Of
+/// controllers that start together over a new database, one writes the note and the others
+/// must be able to read it.
+pub(super) async fn check_keys(
+    store: &dyn Store,
+    ring: Option<&KeyRing>,
+    gateway: &GatewayId,
+) -> Result<(), StoreError> {
+    let place = place(gateway, NOTE);
+    let mut stands = store.note(NOTE).await?;
+    if let Some(ring) = ring {
+        let readable = match &stands {
+            Some(text) => open(Some(ring), &place, text.clone()).is_ok(),
+            None => true,
+        };
+        if readable && !stands.as_deref().is_some_and(|text| is_current(ring, text)) {
+            let text = ring.seal(&place, NOTE_TEXT).map_err(crypto)?;
+            stands = Some(store.put_note(NOTE, stands.as_deref(), &text).await?);
+        }
+    }
+    if let Some(text) = stands {
+        open(ring, &place, text).map_err(|error| sealed("this gateway's database", error))?;
+    }
+    Ok(())
+}
+
 /// What a sealed text is bound to. A gateway's id may hold a slash; no resource name
 /// begins with one, and lengths are not needed to tell places of one gateway apart.
-fn place(gateway: &GatewayId, what: &str) -> String {
+pub(super) fn place(gateway: &GatewayId, what: &str) -> String {
     format!("{}:{}/{what}", gateway.as_str().len(), gateway.as_str())
 }
 
@@ -203,6 +224,6 @@ fn sealed(what: &str, error: SealError) -> StoreError {
     }
 }
 
-fn crypto(error: SealError) -> StoreError {
+pub(super) fn crypto(error: SealError) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }

@@ -38,11 +38,13 @@ pub struct Status {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     zone: String,
+    sealing: Vec<String>,
     view: Mutex<Option<(Instant, Cluster)>>,
 }
 
 impl Status {
-    /// The status of the cluster that this fleet and this store are part of.
+    /// The status of the cluster that this fleet and this store are part of, for a controller
+    /// in this zone with these keys.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -51,8 +53,9 @@ impl Status {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         zone: String,
+        sealing: Vec<String>,
     ) -> Status {
-        Status { store, replica, fleet, clock, metrics, zone, view: Mutex::default() }
+        Status { store, replica, fleet, clock, metrics, zone, sealing, view: Mutex::default() }
     }
 
     /// Every lease, at most this old, corrected by what this controller sees itself.
@@ -173,6 +176,7 @@ impl Status {
             position: self.replica.position(),
             runtimes: u32::try_from(self.fleet.connected()).unwrap_or(u32::MAX),
             load,
+            sealing: self.sealing.clone(),
             renewed_at: now,
         }
     }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use async_trait::async_trait;
 use ferrogate_model::{Epoch, GatewayId, Position, ResourceName, Revision};
 use ferrogate_store::{
-    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, Options,
-    RuntimeLease, State, Store, StoreError, StoredArtifact, open,
+    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, Options, Payload,
+    Rewrite, RuntimeLease, State, Store, StoreError, StoredArtifact, open,
 };
 use uuid::Uuid;
 
@@ -141,6 +141,19 @@ impl Store for Faulty {
 
     async fn put_note(&self, name: &str, expected: Option<&str>, text: &str) -> Result<String, StoreError> {
         self.up()?.put_note(name, expected, text).await
+    }
+
+    async fn payloads(
+        &self,
+        after: Revision,
+        limit: usize,
+        except: &str,
+    ) -> Result<Vec<Payload>, StoreError> {
+        self.up()?.payloads(after, limit, except).await
+    }
+
+    async fn rewrite(&self, rewrites: &[Rewrite]) -> Result<u64, StoreError> {
+        self.up()?.rewrite(rewrites).await
     }
 
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError> {

@@ -17,5 +17,6 @@ mod lifecycle;
 mod live;
 mod outage;
 mod refusals;
+mod reseal;
 mod schema;
 mod secrets;

@@ -202,8 +202,7 @@ async fn a_certificate_that_is_named_in_vain_is_warned_about_or_refused() {
                "metadata": {"name": name},
                "spec": {"certificate": made.cert.pem(), "privateKey": key, "usage": "named"}})
     };
-    let bundle =
-        format!("{}\n---\n{}\n---\n{body}", certificate("corp", None), certificate("shown", None));
+    let bundle = format!("{}\n---\n{}\n---\n{body}", certificate("corp", None), certificate("shown", None));
     let applied = gateway.post("/apply", bundle).await;
     let warnings = &applied.json()["results"][2]["status"]["warnings"];
     assert_eq!(warnings.as_array().map(Vec::len), Some(1), "{applied:?}");

@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand};
 
 pub use exit::Exit;
 pub use roles::{
-    Common, ControllerFlags, DemoFlags, PkiFlags, RuntimeFlags, SampleBackendFlags, StandaloneFlags,
-    StreamTlsFlags,
+    Common, ControllerFlags, DemoFlags, PkiFlags, ResealFlags, RuntimeFlags, SampleBackendFlags,
+    StandaloneFlags, StoreFlags, StreamTlsFlags,
 };
 pub use verbs::{ApplyFlags, Connection, Output, Verb, Waiting};
 
@@ -48,6 +48,9 @@ pub enum Command {
     SampleBackend(SampleBackendFlags),
     /// Make a certificate authority and certificates for controllers and runtimes
     Pki(PkiFlags),
+    /// Seal everything that a gateway has stored anew under the first of its keys, while its
+    /// controllers go on; it takes a controller's configuration
+    Reseal(ResealFlags),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -81,6 +84,7 @@ mod tests {
             "standalone --config a --data-dir d --zone z --workers 2 --listen-management off --listen-admin off \
              --listen-metrics off --listen-stream off --listen-http off --listen-https off --listen-readiness off \
              --listen-runtime-admin off --listen-runtime-metrics off",
+            "reseal --config a --database-url postgres://x --gateway-id g --encryption-key-file k --check",
             "apply -f x -f y --wait --dry-run --controller http://a --controller http://b --data-dir d",
             "rollback reading-list --to 7 -o json",
             "rollback --all --to 7",

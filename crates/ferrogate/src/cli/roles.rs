@@ -36,12 +36,9 @@ pub struct ControllerFlags {
     /// Flags of every role.
     #[command(flatten)]
     pub common: Common,
-    /// postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH
-    #[arg(long, value_name = "URL")]
-    pub database_url: Option<String>,
-    /// Which gateway of the database this is; all of its controllers share it
-    #[arg(long, value_name = "ID")]
-    pub gateway_id: Option<String>,
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreFlags,
     /// What this controller is called in the cluster view
     #[arg(long, value_name = "ID")]
     pub replica_id: Option<String>,
@@ -57,15 +54,37 @@ pub struct ControllerFlags {
     /// Config stream for the runtimes
     #[arg(long, value_name = "ADDRESS")]
     pub listen_stream: Option<String>,
-    /// File of 32 bytes: the key that seals what is stored, the same on every controller
-    #[arg(long, value_name = "FILE")]
-    pub encryption_key_file: Option<PathBuf>,
     /// File with the token that runtimes must present
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
     /// Certificates of the config stream.
     #[command(flatten)]
     pub stream: StreamTlsFlags,
+}
+
+/// The store, and what it is sealed with.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StoreFlags {
+    /// postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// Which gateway of the database this is; all of its controllers share it
+    #[arg(long, value_name = "ID")]
+    pub gateway_id: Option<String>,
+    /// File of 32 bytes: the key that seals what is stored, the same on every controller
+    #[arg(long, value_name = "FILE")]
+    pub encryption_key_file: Option<PathBuf>,
+}
+
+/// Flags of `reseal`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ResealFlags {
+    /// Flags of every role.
+    #[command(flatten)]
+    pub common: Common,
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreFlags,
 }
 
 /// Certificates of one end of the config stream; the same flags at both ends.

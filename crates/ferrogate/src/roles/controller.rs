@@ -11,7 +11,7 @@ use ferrogate_policy::{Registry, Services};
 use super::listeners::{self, Listeners};
 use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
 use super::signals::Signals;
-use crate::cli::{Common, ControllerFlags, Exit};
+use crate::cli::{Common, ControllerFlags, Exit, StoreFlags};
 use crate::output;
 
 /// Variables that files written for the contract's origin use, and the keys they stand for.
@@ -36,9 +36,8 @@ const COMPATIBLE_ENV: [(&str, &str); 14] = [
 pub fn run(flags: &ControllerFlags) -> anyhow::Result<Exit> {
     let mut sources = settings::sources(&flags.common);
     layers(&mut sources, &flags.common, "controller");
+    store_flags(&mut sources, &flags.store);
     let pairs = [
-        ("controller.database_url", "--database-url", &flags.database_url),
-        ("controller.server.gateway_id", "--gateway-id", &flags.gateway_id),
         ("controller.replica_id", "--replica-id", &flags.replica_id),
         ("controller.listen.management", "--listen-management", &flags.listen_management),
         ("controller.listen.admin", "--listen-admin", &flags.listen_admin),
@@ -50,8 +49,6 @@ pub fn run(flags: &ControllerFlags) -> anyhow::Result<Exit> {
     }
     let token = flags.join_token_file.as_ref().map(|path| path.display());
     flag(&mut sources, "controller.join_token_file", "--join-token-file", token);
-    let key = flags.encryption_key_file.as_ref().map(|path| path.display());
-    flag(&mut sources, "controller.encryption.key_file", "--encryption-key-file", key);
     let keys = [
         "controller.stream.tls.client_ca_file",
         "controller.stream.tls.cert_file",
@@ -80,6 +77,14 @@ pub fn layers(sources: &mut Sources, common: &Common, role: &str) {
     sources.preset("controller.data_dir", settings::data_root().join(role).display().to_string());
     flag(sources, "controller.data_dir", "--data-dir", common.data_dir.as_ref().map(|path| path.display()));
     flag(sources, "controller.zone", "--zone", common.zone.as_ref());
+}
+
+/// The store's flags.
+pub fn store_flags(sources: &mut Sources, flags: &StoreFlags) {
+    flag(sources, "controller.database_url", "--database-url", flags.database_url.as_ref());
+    flag(sources, "controller.server.gateway_id", "--gateway-id", flags.gateway_id.as_ref());
+    let key = flags.encryption_key_file.as_ref().map(|path| path.display());
+    flag(sources, "controller.encryption.key_file", "--encryption-key-file", key);
 }
 
 /// Starts the controller of this configuration.

@@ -6,6 +6,7 @@
 pub mod controller;
 mod fetch;
 mod listeners;
+pub mod reseal;
 pub mod runtime;
 mod settings;
 pub mod signals;

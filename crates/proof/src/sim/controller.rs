@@ -99,6 +99,7 @@ pub async fn run(host: Host) -> turmoil::Result {
         Arc::clone(&clock),
         metrics,
         String::new(),
+        Vec::new(),
     ));
     let tasks = Tasks::new();
     replicate(host.plant, &tasks, Arc::clone(&store), Arc::clone(&replica));

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use ferrogate_model::{Position, ResourceName, Revision};
 use ferrogate_store::history::Seen;
 use ferrogate_store::{
-    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, RuntimeLease,
-    State, Store, StoreError, StoredArtifact,
+    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, Payload, Rewrite,
+    RuntimeLease, State, Store, StoreError, StoredArtifact,
 };
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
@@ -182,6 +182,14 @@ impl Store for SimStore {
 
     async fn state_at(&self, at: Revision) -> Result<State, StoreError> {
         self.call(|database, seen| database.state_at(at, seen)).await?
+    }
+
+    async fn payloads(&self, _: Revision, _: usize, _: &str) -> Result<Vec<Payload>, StoreError> {
+        Err(unavailable("not part of the simulation"))
+    }
+
+    async fn rewrite(&self, _: &[Rewrite]) -> Result<u64, StoreError> {
+        Err(unavailable("not part of the simulation"))
     }
 
     async fn prune(&self, _: Revision) -> Result<u64, StoreError> {

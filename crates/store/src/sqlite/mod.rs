@@ -7,6 +7,7 @@
 mod commit;
 mod lease;
 mod notes;
+mod payloads;
 mod read;
 
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -27,8 +28,8 @@ use crate::history::{self, History, Seen, Verdict};
 use crate::ready::{Ready, within};
 use crate::rows::{self, GatewayRow};
 use crate::{
-    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, Options,
-    RuntimeLease, State, Store, StoreError, StoredArtifact, migrate,
+    Batch, Change, Changes, Cluster, CommitError, Committed, ControllerLease, Head, Hints, Options, Payload,
+    Rewrite, RuntimeLease, State, Store, StoreError, StoredArtifact, migrate,
 };
 
 /// Hints kept for a subscriber that is busy; one that lags further gets a single hint for all it missed.
@@ -282,6 +283,19 @@ impl Store for SqliteStore {
 
     async fn put_note(&self, name: &str, expected: Option<&str>, text: &str) -> Result<String, StoreError> {
         self.call(self.write_note(name, expected, text)).await
+    }
+
+    async fn payloads(
+        &self,
+        after: Revision,
+        limit: usize,
+        except: &str,
+    ) -> Result<Vec<Payload>, StoreError> {
+        self.bulk(self.read_payloads(after, limit, except)).await
+    }
+
+    async fn rewrite(&self, rewrites: &[Rewrite]) -> Result<u64, StoreError> {
+        self.bulk(self.rewrite_payloads(rewrites)).await
     }
 
     async fn prune(&self, floor: Revision) -> Result<u64, StoreError> {

@@ -49,7 +49,8 @@ conformance! {
         an_id_belongs_to_one_artifact
         what_a_batch_was_made_from_must_still_be_so
         whoever_refers_to_it_is_written_with_it
-        a_note_is_written_by_one;
+        a_note_is_written_by_one
+        a_payload_is_rewritten_where_it_is_still_so;
     reading:
         changes_come_in_whole_batches
         a_position_off_the_line_is_told_to_resync

@@ -204,6 +204,7 @@ fn controller(id: &str) -> ControllerLease {
         position: Position::new(Epoch(1), Revision(2)),
         runtimes: 1,
         load: 0.5,
+        sealing: vec!["new".into(), "old".into()],
         renewed_at: 0,
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use ferrogate_model::Revision;
-use ferrogate_store::{Batch, Changes, Commit, CommitError, Expect, Guard, Write};
+use ferrogate_model::{Position, Revision};
+use ferrogate_store::{Batch, Changes, Commit, CommitError, Expect, Guard, Rewrite, Write};
 use futures::future::join_all;
 
 use crate::world::{World, batch, commit, delete, name, put, put_with};
@@ -210,4 +210,52 @@ pub async fn a_note_is_written_by_one(world: &World) {
     assert_eq!(store.note("key").await.unwrap().as_deref(), Some("3"));
     assert_eq!((store.note("other").await.unwrap(), foreign.note("key").await.unwrap()), (None, None));
     assert_eq!(store.head().await.unwrap().position.revision, Revision(0), "no part of the line");
+}
+
+pub async fn a_payload_is_rewritten_where_it_is_still_so(world: &World) {
+    let (store, other) = (world.store(), world.store_of("other"));
+    commit(&store, vec![put("a", "1"), put("b", "2")]).await;
+    commit(&store, vec![put("a", "3")]).await;
+    commit(&store, vec![delete("b")]).await;
+    commit(&other, vec![put("a", "1")]).await;
+    let before = store.load().await.unwrap();
+    let read = store.payloads(Revision(0), 9, "payload of 2").await.unwrap();
+    let texts: Vec<_> = read.iter().map(|one| (one.revision.0, one.text.as_deref())).collect();
+    assert_eq!(texts, [(1, Some("payload of 1")), (2, None), (3, Some("payload of 3")), (4, None)]);
+    let page = store.payloads(Revision(1), 2, "").await.unwrap();
+    assert_eq!(page.iter().map(|one| one.revision.0).collect::<Vec<_>>(), [2, 3]);
+
+    let rewrite = |revision, handle: &str, from: &str| Rewrite {
+        revision: Revision(revision),
+        name: name(handle),
+        from: format!("payload of {from}"),
+        to: format!("another text for {from}"),
+    };
+    let written = store
+        .rewrite(&[
+            rewrite(1, "a", "1"),
+            rewrite(2, "b", "2"),
+            rewrite(3, "a", "not this"),
+            rewrite(9, "c", "1"),
+        ])
+        .await;
+    assert_eq!(written.unwrap(), 2, "one differs, one is not there");
+    assert_eq!(store.load().await.unwrap(), before, "neither is current");
+    assert_eq!(store.rewrite(&[rewrite(1, "a", "1")]).await.unwrap(), 0, "nothing twice");
+    assert_eq!(store.rewrite(&[rewrite(3, "a", "3")]).await.unwrap(), 1);
+    let after = store.load().await.unwrap();
+    assert_eq!(after.position, before.position, "the line has not moved");
+    assert_eq!(after.artifacts[0].payload.as_deref(), Some("another text for 3"));
+    assert_eq!(after.artifacts[0].revision, Revision(3));
+    let Changes::Line { changes, .. } =
+        store.changes_since(Position::new(after.position.epoch, Revision(0)), 9).await.unwrap()
+    else {
+        panic!("the line goes on")
+    };
+    let texts: Vec<_> =
+        changes.iter().map(|one| one.artifact.as_ref().and_then(|it| it.payload.as_deref())).collect();
+    let another = ["another text for 1", "another text for 2", "another text for 3"].map(Some);
+    assert_eq!(texts, [&another[..], &[None]].concat());
+    let untouched = other.load().await.unwrap();
+    assert_eq!(untouched.artifacts[0].payload.as_deref(), Some("payload of 1"));
 }
