@@ -4,11 +4,13 @@
 //! becomes an artifact in [`crate::kinds`]. Both formats refuse a repeated key,
 //! for the author meant one of the two and nobody can tell which.
 
-use std::fmt;
+mod reader;
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use std::{fmt, io};
+
+use serde_json::Value;
+
+use self::reader::{Document, read_json};
 
 /// The longest single document. A longer one is refused unread.
 pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
@@ -82,7 +84,35 @@ pub fn parse(text: &str, format: Format) -> Result<Value, ParseError> {
     if value.is_null() {
         return Err(ParseError("the document is empty".to_owned()));
     }
-    Ok(value)
+    match oversize(&value, MAX_DOCUMENT_BYTES) {
+        Some(fault) => Err(ParseError(fault)),
+        None => Ok(value),
+    }
+}
+
+/// Why a document is too large, if it is: its text may be one of many in a bundle, or stand
+/// for more than it says by aliases, so that what counts is the JSON that is kept of it.
+#[must_use]
+pub fn oversize(document: &Value, limit: usize) -> Option<String> {
+    let mut bytes = Bytes(0);
+    // Counting cannot fail, nor can a value without keys that are no text.
+    serde_json::to_writer(&mut bytes, document).ok()?;
+    let Bytes(bytes) = bytes;
+    (bytes > limit).then(|| format!("the document is {bytes} bytes long as JSON, the limit is {limit}"))
+}
+
+/// Counts what is written to it.
+struct Bytes(usize);
+
+impl io::Write for Bytes {
+    fn write(&mut self, written: &[u8]) -> io::Result<usize> {
+        self.0 += written.len();
+        Ok(written.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads every document of a text: the documents of a YAML stream (empty ones are skipped),
@@ -125,8 +155,7 @@ fn within(text: &str, limit: usize) -> Result<(), ParseError> {
 
 fn json(text: &str) -> Result<Value, ParseError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let seed = Seed { place: Place::Any, depth: 0 };
-    let value = seed.deserialize(&mut deserializer).map_err(one_line)?;
+    let value = read_json(&mut deserializer).map_err(one_line)?;
     deserializer.end().map_err(one_line)?;
     Ok(value)
 }
@@ -221,145 +250,6 @@ fn one_line(error: impl fmt::Display) -> ParseError {
     ParseError(line)
 }
 
-/// A document of a YAML text, read with the knowledge of where text is meant.
-struct Document(Value);
-
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
-        Seed { place: Place::Root, depth: 0 }.deserialize(deserializer).map(Document)
-    }
-}
-
-/// Where in a document a value stands, as far as that decides how YAML reads a plain scalar:
-/// `version: 1.10` means the text `1.10`, and as a number it would be `1.1`.
-#[derive(Clone, Copy)]
-enum Place {
-    Root,
-    Metadata,
-    TextMap,
-    Spec,
-    Operations,
-    Match,
-    HeaderMatch,
-    Text,
-    Any,
-}
-
-impl Place {
-    fn below(self, key: &str) -> Place {
-        match (self, key) {
-            (Place::Root, "metadata") => Place::Metadata,
-            (Place::Root, "spec") => Place::Spec,
-            (Place::Metadata, "labels" | "annotations") => Place::TextMap,
-            (Place::Spec, "operations") => Place::Operations,
-            (Place::Operations, "match") => Place::Match,
-            (Place::Match, "headers") => Place::HeaderMatch,
-            (Place::Root, "apiVersion" | "kind")
-            | (Place::Metadata, "name")
-            | (Place::TextMap, _)
-            | (Place::Spec, "displayName" | "version" | "context" | "description" | "value")
-            | (Place::HeaderMatch, "name" | "value") => Place::Text,
-            _ => Place::Any,
-        }
-    }
-}
-
-/// Reads a value at a place, counting the depth.
-#[derive(Clone, Copy)]
-struct Seed {
-    place: Place,
-    depth: usize,
-}
-
-impl Seed {
-    fn deeper<E: serde::de::Error>(self) -> Result<Seed, E> {
-        if self.depth >= MAX_DEPTH {
-            return Err(E::custom(format!("the document is nested deeper than {MAX_DEPTH} levels")));
-        }
-        Ok(Seed { place: self.place, depth: self.depth + 1 })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Seed {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        match self.place {
-            Place::Text => deserializer.deserialize_option(self),
-            _ => deserializer.deserialize_any(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Seed {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if matches!(self.place, Place::Text) { "text" } else { "a value" })
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        match self.place {
-            Place::Text => String::deserialize(deserializer).map(Value::String),
-            _ => deserializer.deserialize_any(self),
-        }
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number must be finite"))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let element = self.deeper()?;
-        let mut values = Vec::new();
-        while let Some(value) = list.next_element_seed(element)? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let inner = self.deeper()?;
-        let mut values = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let value = map.next_value_seed(Seed { place: inner.place.below(&key), ..inner })?;
-            if values.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key '{key}' stands twice in one map")));
-            }
-            values.insert(key, value);
-        }
-        Ok(Value::Object(values))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop, proptest};
@@ -399,15 +289,21 @@ mod tests {
     fn a_plain_scalar_is_text_where_text_is_meant() {
         check(
             "kind: RestApi\nmetadata: {name: 007, labels: {build: 1.10, on: true}}\n\
-             spec: {version: 1.10, displayName: 2, context: ~, resilience: {timeout: 5}, \
-             operations: [{match: {headers: [{name: x, value: 1.0}]}, policies: [{params: {version: 1.10}}]}]}",
+             spec: {version: 1.10, displayName: 2, context: ~, resilience: {timeout: 5, retry: {attempts: 2}}, \
+             subscriptionPlans: [1, ~], upstream: {main: {split: [{ref: 1, weight: 1}]}}, \
+             upstreamDefinitions: [{name: 1, upstreams: [{zone: 2, weight: 3}]}], \
+             operations: [{match: {headers: [{name: x, value: 1.0}]}, policies: [{version: 1, params: {version: 1.10}}]}]}",
             Format::Either,
             Ok(json!({
                 "kind": "RestApi",
                 "metadata": {"name": "007", "labels": {"build": "1.10", "on": "true"}},
-                "spec": {"version": "1.10", "displayName": "2", "context": null, "resilience": {"timeout": 5},
+                "spec": {"version": "1.10", "displayName": "2", "context": null,
+                    "resilience": {"timeout": "5", "retry": {"attempts": 2}},
+                    "subscriptionPlans": ["1", null],
+                    "upstream": {"main": {"split": [{"ref": "1", "weight": 1}]}},
+                    "upstreamDefinitions": [{"name": "1", "upstreams": [{"zone": "2", "weight": 3}]}],
                     "operations": [{"match": {"headers": [{"name": "x", "value": "1.0"}]},
-                        "policies": [{"params": {"version": 1.1}}]}]},
+                        "policies": [{"version": "1", "params": {"version": 1.1}}]}]},
             })),
         );
     }
@@ -435,6 +331,8 @@ mod tests {
             assert!(parse(&nested(MAX_DEPTH + 1), format).is_err(), "{format:?}");
             check(&" ".repeat(MAX_DOCUMENT_BYTES + 1), format, Err("the limit is"));
         }
+        let repeated = format!("a: &a {}\nb: [*a, *a, *a]", "x".repeat(MAX_DOCUMENT_BYTES / 3));
+        check(&repeated, Format::Yaml, Err("bytes long as JSON"));
         let block: String = (0..=MAX_DEPTH).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
         check(&block, Format::Yaml, Err("over a limit: 64 levels"));
         let laughs = "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\

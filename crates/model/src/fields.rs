@@ -106,8 +106,8 @@ impl<'v> Fields<'v> {
         }
     }
 
-    /// A field that is text. A whole number is taken as its digits; any other number is
-    /// refused, since its spelling (`1.10`) is lost by now.
+    /// A field that is text. Nothing else is taken for it (contract 3.1); what a YAML document
+    /// writes without quotes has become text where [`crate::document`] knows that it is meant.
     pub(crate) fn text(&self, name: &str, findings: &mut Findings) -> Option<String> {
         text(self.get(name)?, &self.path(name), findings)
     }
@@ -178,7 +178,6 @@ impl<'v> Fields<'v> {
 pub(crate) fn text(value: &Value, path: &str, findings: &mut Findings) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         Value::Number(_) | Value::Bool(_) => {
             findings.mismatch(path, "text (in quotes)", value);
             None
