@@ -52,7 +52,9 @@ impl Findings {
         if !self.mismatches.is_empty() {
             return Err(Refusal::Unreadable(ParseError(self.mismatches.join("; "))));
         }
-        Ok(self.violations.into_result(self.warnings)?)
+        let mut violations = self.violations;
+        violations.arrange();
+        Ok(violations.into_result(self.warnings)?)
     }
 }
 

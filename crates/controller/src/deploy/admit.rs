@@ -203,6 +203,7 @@ impl Admission {
         for (index, list) in lists {
             compile(&[], &list, index);
         }
+        violations.arrange();
         violations
     }
 }
