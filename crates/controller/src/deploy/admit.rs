@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ferrogate_model::document::Defaults;
 use ferrogate_model::kinds::rest_api::{DeploymentState, PolicySpec, RestApi};
 use ferrogate_model::kinds::{ARTIFACT_ID, Artifact, Secret};
-use ferrogate_model::template::{self, Lookup, Rendered, TemplateError};
+use ferrogate_model::template::{self, Lookup, Rendered};
 use ferrogate_model::{Kind, Refusal as ModelRefusal, ResourceName, Violation, Violations, route};
 use ferrogate_policy::{Attachment, Chain, Registry, Services, operation_prefix};
 use ferrogate_store::Expect;
@@ -127,11 +127,9 @@ impl Admission {
     fn rest_api(&self, source: Value, strict: bool, secrets: &Secrets) -> Result<Admitted, Refusal> {
         let visible = Visible { environment: self.environment.as_ref(), secrets };
         let Rendered { value, secrets: concealed, references } = template::render(&source, &visible)
-            .map_err(|error| match error {
-                TemplateError::MissingSecret { .. } => Refusal::MissingSecret(error.to_string()),
-                TemplateError::Syntax { .. } | TemplateError::Render { .. } => {
-                    Refusal::Template(error.to_string())
-                }
+            .map_err(|errors| match errors.miss_a_secret() {
+                true => Refusal::MissingSecret(errors.to_string()),
+                false => Refusal::Template(errors.to_string()),
             })?;
         let mut admitted =
             self.judge(source, &value, strict).map_err(|refusal| redacted(refusal, &concealed))?;

@@ -158,7 +158,7 @@ fn replaced(old: &str, new: &str, value: &str) -> Result<String, Fault> {
 }
 
 fn too_long() -> Fault {
-    Fault::Render(format!("the result is longer than {MAX_RENDERED_BYTES} bytes"))
+    Fault::Limit(format!("the result is longer than {MAX_RENDERED_BYTES} bytes"))
 }
 
 fn unexpected(token: &Token<'_>) -> Fault {

@@ -8,6 +8,8 @@ mod eval;
 mod lexer;
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::ControlFlow;
 
 use serde_json::Value;
 
@@ -17,6 +19,8 @@ pub const MAX_RENDERED_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_ACTIONS: usize = 10_000;
 /// The deepest nesting of parentheses.
 pub const MAX_NESTING: usize = 32;
+/// The most faults told at once; after these the author has enough to do.
+const MAX_FAULTS: usize = 20;
 
 /// What templates may look up.
 pub trait Lookup {
@@ -38,12 +42,18 @@ pub struct Rendered {
     pub references: BTreeSet<String>,
 }
 
+/// Every template of a document that cannot be rendered, in the document's order; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateErrors(pub Vec<TemplateError>);
+
 /// A template that cannot be rendered. Its text names no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// A secret does not exist.
-    #[error("failed to resolve secret \"{handle}\": secret not found")]
+    #[error("failed to resolve secret \"{handle}\": secret not found (in {field})")]
     MissingSecret {
+        /// The field whose text names it.
+        field: String,
         /// Which.
         handle: String,
     },
@@ -68,12 +78,17 @@ pub enum TemplateError {
 /// Renders the templates of a document's `spec`; everything else is left as it is.
 ///
 /// # Errors
-/// At the first template that cannot be rendered, or when a limit is reached.
-pub fn render(document: &Value, lookup: &dyn Lookup) -> Result<Rendered, TemplateError> {
+/// With every template that cannot be rendered; at a limit with those before it.
+pub fn render(document: &Value, lookup: &dyn Lookup) -> Result<Rendered, TemplateErrors> {
     let mut value = document.clone();
     let mut state = State { lookup, secrets: Vec::new(), references: BTreeSet::new(), actions: 0, bytes: 0 };
+    let mut faults = Vec::new();
     if let Some(spec) = value.get_mut("spec") {
-        render_value(spec, "spec", &mut state)?;
+        // Where it ended early the faults say why.
+        let _ended = render_value(spec, "spec", &mut state, &mut faults);
+    }
+    if !faults.is_empty() {
+        return Err(TemplateErrors(faults));
     }
     let mut secrets = state.secrets;
     secrets.retain(|secret| !secret.is_empty());
@@ -96,27 +111,41 @@ enum Fault {
     MissingSecret(String),
     Syntax(String),
     Render(String),
+    /// As `Render`, and every further template would say the same.
+    Limit(String),
 }
 
 /// Documents are at most `document::MAX_DEPTH` deep, so recursion is bounded.
-fn render_value(value: &mut Value, path: &str, state: &mut State<'_>) -> Result<(), TemplateError> {
+fn render_value(
+    value: &mut Value,
+    path: &str,
+    state: &mut State<'_>,
+    faults: &mut Vec<TemplateError>,
+) -> ControlFlow<()> {
     match value {
-        Value::String(text) if text.contains("{{") => {
-            *text = render_text(text, state).map_err(|fault| fault.at(path))?;
-        }
+        Value::String(text) if text.contains("{{") => match render_text(text, state) {
+            Ok(rendered) => *text = rendered,
+            Err(fault) => {
+                let limit = matches!(fault, Fault::Limit(_));
+                faults.push(fault.at(path));
+                if limit || faults.len() >= MAX_FAULTS {
+                    return ControlFlow::Break(());
+                }
+            }
+        },
         Value::Array(elements) => {
             for (index, element) in elements.iter_mut().enumerate() {
-                render_value(element, &format!("{path}[{index}]"), state)?;
+                render_value(element, &format!("{path}[{index}]"), state, faults)?;
             }
         }
         Value::Object(fields) => {
             for (key, field) in fields.iter_mut() {
-                render_value(field, &format!("{path}.{key}"), state)?;
+                render_value(field, &format!("{path}.{key}"), state, faults)?;
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
-    Ok(())
+    ControlFlow::Continue(())
 }
 
 fn render_text(text: &str, state: &mut State<'_>) -> Result<String, Fault> {
@@ -127,26 +156,46 @@ fn render_text(text: &str, state: &mut State<'_>) -> Result<String, Fault> {
             lexer::Part::Action(tokens) => {
                 state.actions += 1;
                 if state.actions > MAX_ACTIONS {
-                    return Err(Fault::Render(format!("more than {MAX_ACTIONS} templates in one document")));
+                    return Err(Fault::Limit(format!("more than {MAX_ACTIONS} templates in one document")));
                 }
                 rendered.push_str(&eval::action(&tokens, state)?);
             }
         }
         if state.bytes + rendered.len() > MAX_RENDERED_BYTES {
-            return Err(Fault::Render(format!("the result is longer than {MAX_RENDERED_BYTES} bytes")));
+            return Err(Fault::Limit(format!("the result is longer than {MAX_RENDERED_BYTES} bytes")));
         }
     }
     state.bytes += rendered.len();
     Ok(rendered)
 }
 
+impl TemplateErrors {
+    /// Whether one of them is a secret that is not there; perhaps not yet.
+    #[must_use]
+    pub fn miss_a_secret(&self) -> bool {
+        self.0.iter().any(|one| matches!(one, TemplateError::MissingSecret { .. }))
+    }
+}
+
+impl fmt::Display for TemplateErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index > 0 { "; " } else { "" };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for TemplateErrors {}
+
 impl Fault {
     fn at(self, path: &str) -> TemplateError {
         let field = path.to_owned();
         match self {
-            Fault::MissingSecret(handle) => TemplateError::MissingSecret { handle },
+            Fault::MissingSecret(handle) => TemplateError::MissingSecret { field, handle },
             Fault::Syntax(message) => TemplateError::Syntax { field, message },
-            Fault::Render(message) => TemplateError::Render { field, message },
+            Fault::Render(message) | Fault::Limit(message) => TemplateError::Render { field, message },
         }
     }
 }
@@ -241,6 +290,25 @@ mod tests {
             | replace "z" "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz" }}"#,
             Err("longer than"),
         );
+    }
+
+    #[test]
+    fn the_faults_of_all_templates_are_told_with_their_fields() {
+        let document = json!({"spec": {
+            "a": "{{ secret \"none\" }}",
+            "b": [{"c": "{{ secret \"db\" }}"}, "{{ required \"no host\" (env \"NONE\") }}"],
+            "d": "{{ printf \"x\" }}",
+        }});
+        let Err(errors) = render(&document, &World) else { panic!("three faults") };
+        assert!(errors.miss_a_secret());
+        assert_eq!(
+            errors.to_string(),
+            "failed to resolve secret \"none\": secret not found (in spec.a); \
+             Failed to render configuration: required value missing: no host (in spec.b[1]); \
+             function \"printf\" not defined (in spec.d)"
+        );
+        let Err(errors) = render(&json!({"spec": vec!["{{ nope }}"; 1000]}), &World) else { panic!("faults") };
+        assert_eq!(errors.0.len(), super::MAX_FAULTS);
     }
 
     #[test]
