@@ -256,6 +256,8 @@ fn upstreams() {
         (json!({"url": "http://a b"}), ".url", "Invalid URL format: …"),
         (json!({"url": "http://a/\r\nx: y"}), ".url", "Invalid URL format: …"),
         (json!({"url": "http://a\\b"}), ".url", "Invalid URL format: …"),
+        (json!({"url": "http://a/%zz"}), ".url", "Invalid URL format: two hexadecimal digits…"),
+        (json!({"url": "http://a/b%4"}), ".url", "Invalid URL format: two hexadecimal digits…"),
         (json!({"ref": ""}), ".ref", "Upstream reference is required"),
         (
             json!({"ref": "x"}),
@@ -826,6 +828,28 @@ fn what_has_no_effect_is_a_warning() {
     ];
     assert_eq!(fields, want);
     assert!(RestApi::parse(&sound(), &Defaults::default()).expect("sound").warnings.0.is_empty());
+}
+
+#[test]
+fn what_no_request_reaches_is_a_warning() {
+    let warned = |document: &Value| {
+        let warnings = RestApi::parse(document, &Defaults::default()).expect("a sound document").warnings;
+        pairs(warnings).into_iter().map(|(field, message)| format!("{field}: {message}")).collect::<Vec<_>>()
+    };
+    for path in ["/a//b", "/a%41", "/a\\b", "/\u{e9}", "/%7Ex"] {
+        let told = warned(&with("/spec/operations/0/path", json!(path)));
+        assert!(matches!(told.as_slice(), [one] if one.starts_with("spec.operations[0].path: request paths are normalised")), "{path}: {told:?}");
+    }
+    let told = warned(&with("/spec/context", json!("/c%41x")));
+    assert!(matches!(told.as_slice(), [one] if one.starts_with("spec.context: request paths are normalised")), "{told:?}");
+    let weightless = json!([{"name": "a", "upstreams": [{"url": "http://a", "weight": 0}]}]);
+    let mut document = with("/spec/upstreamDefinitions", weightless);
+    change(&mut document, "/spec/upstream/main", Some(json!({"ref": "a"})));
+    assert_eq!(
+        warned(&document),
+        ["spec.upstreamDefinitions[0].upstreams: every weight is 0, so each request that goes to this \
+          definition is answered 503"]
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod claims;
 mod expand;
+mod normal;
 mod order;
 mod pattern;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use claims::{MAX_CLAIM_BYTES, claims, name_claim};
 pub use expand::{expand, full_path};
+pub use normal::{EscapedSlashes, Normalised, never_requested, normalise, normalise_with};
 pub use order::precedence;
 
 use crate::kinds::rest_api::{HeaderMatch, Method};

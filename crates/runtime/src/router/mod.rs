@@ -8,7 +8,6 @@ mod children;
 mod entry;
 mod host;
 mod node;
-pub mod path;
 pub mod route;
 #[cfg(test)]
 mod tests;
@@ -16,10 +15,10 @@ mod tests;
 use std::sync::Arc;
 
 use ferrogate_model::kinds::rest_api::Method;
+pub use ferrogate_model::route::{EscapedSlashes, Normalised, normalise, normalise_with};
 use imbl::shared_ptr::DefaultSharedPtr;
 
 pub use entry::{Entry, HeaderLookup, HeaderRule};
-pub use path::{EscapedSlashes, Normalised, normalise, normalise_with};
 pub use route::{CompiledRoute, Endpoint, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 
 /// A persistent map by text. Clients choose what is looked up but never what is stored,

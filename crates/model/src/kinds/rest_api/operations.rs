@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::parse::resilience;
 use super::{HeaderMatch, HeaderValueMatch, Method, Operation, Resilience, headers, upgrades};
 use crate::fields::{Fields, Findings};
-use crate::route::{MAX_SEGMENTS, PathPattern, full_path};
+use crate::route::{MAX_SEGMENTS, PathPattern, full_path, never_requested};
 
 /// The most operations of one API.
 pub const MAX_OPERATIONS: usize = 1000;
@@ -174,10 +174,8 @@ fn check_path(path: &str, field: &str, context: &str, found: &mut Findings) -> b
     if literal.contains('*') {
         found.warn(field, "'*' is a wildcard only as the last segment; here it stands for itself");
     }
-    let segments = literal.strip_prefix('/').unwrap_or(literal);
-    let segments = segments.strip_suffix('/').unwrap_or(segments);
-    if !segments.is_empty() && segments.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        found.warn(field, "request paths are normalised before matching, so this path cannot be reached");
+    if let Some(why) = never_requested(path) {
+        found.warn(field, why);
     }
     if PathPattern::new(context, path, false).segments.len() > MAX_SEGMENTS {
         let message =

@@ -10,6 +10,7 @@ use super::{DeploymentState, Resilience, RestApi, hosts, operations, policies, r
 use crate::document::Defaults;
 use crate::duration;
 use crate::fields::{Fields, Findings, Refusal, text};
+use crate::route::never_requested;
 use crate::{Kind, Violations};
 
 /// The most entries of `spec.subscriptionPlans`.
@@ -180,6 +181,8 @@ fn context(spec: &Fields<'_>, version: &str, found: &mut Findings) -> String {
     let inner = inner.strip_suffix('/').unwrap_or(inner);
     if context != "/" && inner.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
         found.violations.push(path, "Context must not contain empty, '.' or '..' segments");
+    } else if let Some(why) = never_requested(&context) {
+        found.warn(path, why);
     }
     context.replace("$version", version)
 }

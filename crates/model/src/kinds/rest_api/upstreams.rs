@@ -171,7 +171,7 @@ fn definition(
     if !targets.is_empty() && targets.iter().all(|target| target.weight == Some(0)) {
         found.warn(
             fields.path("upstreams"),
-            "every weight is 0, so a policy that selects this definition fails",
+            "every weight is 0, so each request that goes to this definition is answered 503",
         );
     }
     let tls = upstream_tls::read(fields, found);

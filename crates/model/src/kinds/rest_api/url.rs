@@ -45,6 +45,9 @@ pub(super) fn split(text: &str) -> Result<SplitUrl, UrlFault> {
     if !path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%".contains(c)) {
         return Err(UrlFault::Format("the path has a character that must be percent-encoded"));
     }
+    if !path.split('%').skip(1).all(begins_with_two_digits) {
+        return Err(UrlFault::Format("two hexadecimal digits must follow each percent sign of the path"));
+    }
     Ok(SplitUrl {
         target: TargetUrl {
             scheme,
@@ -87,6 +90,11 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), UrlFault> {
         }
     };
     Ok((host.to_ascii_lowercase(), port))
+}
+
+/// Whether this is the rest of an escape (RFC 3986, 2.1).
+fn begins_with_two_digits(text: &str) -> bool {
+    text.get(..2).is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// A port number other than 0, written in digits only.

@@ -3,7 +3,8 @@
 //! policies see and what goes upstream, so that no spelling of a path reaches an operation
 //! under another operation's policies. RFC 3986 section 6.2.2: unreserved characters are
 //! decoded, dot segments resolved; then duplicate slashes are merged. It knows paths
-//! only, never a query; `request` calls it, the table matches its result.
+//! only, never a query. The runtime calls it for each request; what is deployed is judged
+//! by the same code, for a written path that is not normal is never reached.
 
 use std::borrow::Cow;
 
@@ -61,6 +62,37 @@ pub fn normalise(path: &str) -> Cow<'_, str> {
     let decoded = decode_unreserved(path);
     let resolved = resolve_dots(&decoded);
     Cow::Owned(merge_slashes(&resolved))
+}
+
+/// Why no request has this path by the time it is matched, if so. Placeholders and a wildcard
+/// at the end stand for anything; the text around them is judged.
+#[must_use]
+pub fn never_requested(path: &str) -> Option<String> {
+    let literal = literal(path);
+    let normal = normalise(&literal);
+    if normal != literal {
+        return Some(format!(
+            "request paths are normalised before matching, so this path cannot be reached: it would be '{normal}'"
+        ));
+    }
+    let c = literal.chars().find(|c| !c.is_ascii())?;
+    let escaped: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    Some(format!("clients send '{c}' percent-encoded, so this path is not reached by them: write '{escaped}'"))
+}
+
+/// The path without the names of its placeholders, which are normal whatever they are.
+fn literal(path: &str) -> String {
+    let mut rest = path;
+    let mut literal = String::with_capacity(path.len());
+    while let Some((before, (_name, after))) =
+        rest.split_once('{').and_then(|(before, inner)| Some((before, inner.split_once('}')?)))
+    {
+        literal.push_str(before);
+        literal.push_str("{}");
+        rest = after;
+    }
+    literal.push_str(rest);
+    literal
 }
 
 /// Whether any of the three steps could change the path: a percent sign, a backslash,
@@ -187,7 +219,7 @@ mod tests {
 
     use proptest::proptest;
 
-    use super::{EscapedSlashes, Normalised, normalise, normalise_with};
+    use super::{EscapedSlashes, Normalised, never_requested, normalise, normalise_with};
 
     fn check(path: &str, expected: &str) {
         assert_eq!(normalise(path), expected, "{path:?}");
@@ -246,6 +278,26 @@ mod tests {
             ("/a", EscapedSlashes::UnescapeAndRedirect, Normalised::Path("/a".into())),
         ] {
             assert_eq!(normalise_with(path, action), expected, "{path:?} {action:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_request_has_is_told() {
+        for (path, cause) in [
+            ("/a//b", "it would be '/a/b'"),
+            ("/a//*", "it would be '/a/*'"),
+            ("//", "it would be '/'"),
+            ("/a/../b", "it would be '/b'"),
+            ("/a\\b", "it would be '/a/b'"),
+            ("/a%41", "it would be '/aA'"),
+            ("/{id}/%7Ex", "it would be '/{}/~x'"),
+            ("/café", "write '%C3%A9'"),
+        ] {
+            let why = never_requested(path).unwrap_or_default();
+            assert!(why.ends_with(cause), "{path}: {why:?} should end with {cause:?}");
+        }
+        for path in ["/", "/a", "/a/", "/*", "/a/*", "/a%2Fb", "/a%zz", "/100%", "/{é}", "/{a\\b}.x", "/a.b/.c"] {
+            assert_eq!(never_requested(path), None, "{path}");
         }
     }
 
