@@ -4,6 +4,7 @@
 //! with its dotted path. Messages name fields and rules, never values: a parameter may
 //! be a secret. Called by [`crate::registry::Registered::check_params`].
 
+use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use serde_json::{Map, Number, Value};
 
@@ -176,16 +177,45 @@ fn message(kind: &ValidationErrorKind, instance: &Value) -> String {
         ValidationErrorKind::MaxLength { limit } => format!("length must be less than or equal to {limit}"),
         ValidationErrorKind::Minimum { limit } => format!("must be greater than or equal to {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("must be less than or equal to {limit}"),
-        ValidationErrorKind::MinItems { limit } => format!("must have at least {limit} items"),
-        ValidationErrorKind::MaxItems { limit } => format!("must have at most {limit} items"),
-        ValidationErrorKind::MinProperties { limit } => format!("must have at least {limit} properties"),
+        ValidationErrorKind::MinItems { limit } => {
+            format!("must have at least {}", counted(*limit, "item", "items"))
+        }
+        ValidationErrorKind::MaxItems { limit } => {
+            format!("must have at most {}", counted(*limit, "item", "items"))
+        }
+        ValidationErrorKind::MinProperties { limit } => {
+            format!("must have at least {}", counted(*limit, "property", "properties"))
+        }
         ValidationErrorKind::UniqueItems => "items must be unique".to_owned(),
-        ValidationErrorKind::AnyOf { .. } => "must validate at least one schema (anyOf)".to_owned(),
-        ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. } => {
-            "must validate one and only one schema (oneOf)".to_owned()
+        ValidationErrorKind::AnyOf { context } => match alternatives(context) {
+            Some(names) => format!("at least one of {names} is required"),
+            None => "has none of the forms that its schema allows".to_owned(),
+        },
+        ValidationErrorKind::OneOfNotValid { context } => match alternatives(context) {
+            Some(names) => format!("one of {names} is required"),
+            None => "has none of the forms that its schema allows".to_owned(),
+        },
+        ValidationErrorKind::OneOfMultipleValid { .. } => {
+            "has several forms of which its schema allows one at a time".to_owned()
         }
         other => format!("does not satisfy the schema's '{}'", other.keyword()),
     }
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// The properties of which each form lacks one, when that is all that the forms lack.
+fn alternatives(forms: &[Vec<ValidationError<'_>>]) -> Option<String> {
+    let names = forms.iter().map(|faults| match faults.as_slice() {
+        [fault] => match fault.kind() {
+            ValidationErrorKind::Required { property } => property.as_str().map(|name| format!("'{name}'")),
+            _ => None,
+        },
+        _ => None,
+    });
+    names.collect::<Option<Vec<String>>>().map(|names| names.join(", "))
 }
 
 fn type_name(value: &Value) -> &'static str {

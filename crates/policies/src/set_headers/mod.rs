@@ -232,11 +232,11 @@ mod tests {
         let entry =
             |name: &str, value: &str| json!({ "request": { "headers": [{"name": name, "value": value}] } });
         for (params, expected) in [
-            (json!({}), "spec.policies[0].params: must validate at least one schema (anyOf)"),
+            (json!({}), "spec.policies[0].params: at least one of 'request', 'response' is required"),
             (json!({"request": {}}), "spec.policies[0].params.request: headers is required"),
             (
                 json!({"request": {"headers": []}}),
-                "spec.policies[0].params.request.headers: must have at least 1 items",
+                "spec.policies[0].params.request.headers: must have at least 1 item",
             ),
             (
                 entry("x a", "1"),
