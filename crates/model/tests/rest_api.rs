@@ -838,10 +838,16 @@ fn what_no_request_reaches_is_a_warning() {
     };
     for path in ["/a//b", "/a%41", "/a\\b", "/\u{e9}", "/%7Ex"] {
         let told = warned(&with("/spec/operations/0/path", json!(path)));
-        assert!(matches!(told.as_slice(), [one] if one.starts_with("spec.operations[0].path: request paths are normalised")), "{path}: {told:?}");
+        assert!(
+            matches!(told.as_slice(), [one] if one.starts_with("spec.operations[0].path: request paths are normalised")),
+            "{path}: {told:?}"
+        );
     }
     let told = warned(&with("/spec/context", json!("/c%41x")));
-    assert!(matches!(told.as_slice(), [one] if one.starts_with("spec.context: request paths are normalised")), "{told:?}");
+    assert!(
+        matches!(told.as_slice(), [one] if one.starts_with("spec.context: request paths are normalised")),
+        "{told:?}"
+    );
     let weightless = json!([{"name": "a", "upstreams": [{"url": "http://a", "weight": 0}]}]);
     let mut document = with("/spec/upstreamDefinitions", weightless);
     change(&mut document, "/spec/upstream/main", Some(json!({"ref": "a"})));

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::rows::{self, ClaimRow, CurrentRow};
 use crate::{
-    Batch, Change, Commit, CommitError, Committed, Expect, Guard, StoreError, StoredArtifact, Write,
+    Batch, Change, Commit, CommitError, Committed, Expect, StoreError, StoredArtifact, Write,
 };
 
 /// A stored artifact, as far as a commit must know it.
@@ -167,18 +167,13 @@ pub fn id_claim(uuid: Uuid) -> String {
 }
 
 fn check_guard(commit: &Commit, stored: Option<&Current>) -> Result<(), CommitError> {
-    let holds = match (commit.guard, stored) {
-        // A delete needs something to delete: a tombstone for nothing is a change that
-        // changes nothing.
-        (_, None) if matches!(commit.write, Write::Delete) => false,
-        (Guard::Any, _) | (Guard::Present, Some(_)) | (Guard::Absent, None) => true,
-        (Guard::AtRevision(wanted), Some(stored)) => wanted == stored.revision,
-        (Guard::Absent, Some(_)) | (Guard::Present | Guard::AtRevision(_), None) => false,
-    };
-    if holds {
+    let found = stored.map(|stored| stored.revision);
+    // A delete needs something to delete: a tombstone for nothing is a change that changes nothing.
+    let nothing_to_delete = found.is_none() && matches!(commit.write, Write::Delete);
+    if commit.guard.holds(found) && !nothing_to_delete {
         return Ok(());
     }
-    Err(CommitError::Guard { name: commit.name.clone(), found: stored.map(|stored| stored.revision) })
+    Err(CommitError::Guard { name: commit.name.clone(), found })
 }
 
 fn claim(

@@ -134,6 +134,18 @@ pub enum Guard {
     AtRevision(Revision),
 }
 
+impl Guard {
+    /// Whether it lets a write to what is at this revision pass; `None` is what does not exist.
+    #[must_use]
+    pub fn holds(self, found: Option<Revision>) -> bool {
+        match (self, found) {
+            (Guard::Any, _) | (Guard::Present, Some(_)) | (Guard::Absent, None) => true,
+            (Guard::AtRevision(wanted), Some(found)) => wanted == found,
+            (Guard::Absent, Some(_)) | (Guard::Present | Guard::AtRevision(_), None) => false,
+        }
+    }
+}
+
 /// What a write does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {

@@ -2,14 +2,14 @@
 //! `/apply`: many documents, create or replace, in one transaction and one revision
 //! range: all or nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use ferrogate_model::Kind;
+use ferrogate_model::{Kind, Violations};
 use ferrogate_store::Guard;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -26,10 +26,11 @@ use super::error::{ApiError, ErrorBody, FieldError};
 use super::gateway::named;
 use super::json::json as answer;
 use super::options::{Params, WriteOptions, WriteQuery};
+use super::preconditions::WriteHeaders;
 use super::write::Subject;
 use crate::auth::roles::ADMIN;
 use crate::auth::{Auth, Denied, Principal};
-use crate::deploy::{Admitted, kind_of};
+use crate::deploy::{Admitted, Refusal, kind_of};
 use crate::metrics::Operation;
 use crate::status::live::Liveness;
 
@@ -67,6 +68,15 @@ pub struct Applied {
     pub status: ResourceStatus,
 }
 
+/// One of the documents, before it is admitted.
+struct Document {
+    /// How it is told from the others.
+    label: String,
+    /// What it is, or why it is nothing.
+    kind: Result<Kind, Refusal>,
+    value: Value,
+}
+
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(apply))
@@ -77,7 +87,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     post,
     path = "/apply",
     tag = "Gateway",
-    params(WriteQuery),
+    params(WriteQuery, WriteHeaders),
     request_body(
         description = "The documents of a YAML stream, or a list of documents in either format",
         content((Value = "application/yaml"), (Value = "application/json"))
@@ -89,6 +99,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         (status = 403, description = "A secret or a certificate is among them and the caller is no administrator", body = super::error::AuthErrorBody),
         (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 409, description = "Name and version, or a route is taken; nothing was stored", body = ErrorBody),
+        (status = 412, description = "`If-Match` names tags: a bundle has none", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 503, description = "The store is unavailable, or the outcome unknown", body = ErrorBody),
     )
@@ -102,36 +113,22 @@ async fn apply(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let text = read_body(body, app.settings.max_bundle_bytes, app.settings.body_timeout).await?;
-    let documents = parse_many(text, format(&headers)).await?;
-    let documents: Vec<(Kind, Value)> = documents.into_iter().map(|one| (kind_of(&one), one)).collect();
+    // A bundle has no entity tag, so that a client that asks for one is not served blindly.
+    options.preconditions.hold_of_gateway(None)?;
+    let read = parse_many(text, format(&headers), app.settings.max_document_bytes).await?;
+    let documents: Vec<Document> =
+        read.into_iter().enumerate().map(|(index, one)| Document::new(index, one)).collect();
     // What conceals is the administrator's to write on its own path, and so it is this way.
-    if documents.iter().any(|(kind, _)| kind.conceals()) && Auth::require(&caller, &[ADMIN]).is_err() {
+    if documents.iter().any(Document::conceals) && Auth::require(&caller, &[ADMIN]).is_err() {
         return Ok(Denied::Forbidden.into_response());
     }
-    sealable(app.settings.seals(), documents.iter().map(|(kind, document)| (*kind, document)))?;
-    let admitted = admit(&app, documents, options.strict).await?;
+    let known = documents.iter().filter_map(|one| Some((*one.kind.as_ref().ok()?, &one.value)));
+    sealable(app.settings.seals(), known)?;
+    let (admitted, subjects) = admit(&app, documents, options.strict).await?;
+    let writes: Vec<_> = subjects.into_iter().zip(admitted.iter().cloned().map(Some)).collect();
     if options.dry_run {
-        let snapshot = super::read::Reading::of(&app)?.snapshot;
-        super::preview::claims(Arc::clone(&snapshot), &admitted).await?;
-        let writes = admitted.iter().map(|one| (Subject::of(one, Guard::Any), Some(one.clone()))).collect();
-        let rerendered = app.plan(writes).await?.anew(admitted.len());
-        let results = admitted.iter().map(|one| {
-            let status = ResourceStatus { dry_run: true, ..ResourceStatus::of_admitted(one) };
-            let known = snapshot.get(&one.name).is_some();
-            Applied::new(one, if known { "replaced" } else { "created" }, status)
-        });
-        let results: Vec<Applied> = results.collect();
-        let body = ApplyAnswer {
-            status: "success",
-            count: results.len(),
-            revision: None,
-            results,
-            rerendered,
-            live: None,
-        };
-        return Ok(answer(StatusCode::OK, &body));
+        return tried(&app, &admitted, writes).await;
     }
-    let writes = admitted.iter().map(|one| (Subject::of(one, Guard::Any), Some(one.clone()))).collect();
     let mut written = app.write(Operation::Apply, &caller, &options, writes).await?;
     let status = written.status(StatusCode::OK);
     let live = written.live.take();
@@ -150,6 +147,26 @@ async fn apply(
     Ok(response)
 }
 
+/// The answer to a dry run.
+async fn tried(
+    app: &Arc<App>,
+    admitted: &[Admitted],
+    writes: Vec<(Subject, Option<Admitted>)>,
+) -> Result<Response, ApiError> {
+    let snapshot = super::read::Reading::of(app)?.snapshot;
+    let wanted = writes.iter().zip(admitted).map(|((subject, _), one)| (subject.clone(), one.claims.clone()));
+    super::preview::claims(Arc::clone(&snapshot), wanted.collect()).await?;
+    let rerendered = app.plan(writes).await?.anew(admitted.len());
+    let results = admitted.iter().map(|one| {
+        let status = ResourceStatus { dry_run: true, ..ResourceStatus::of_admitted(one) };
+        let known = snapshot.get(&one.name).is_some();
+        Applied::new(one, if known { "replaced" } else { "created" }, status)
+    });
+    let results: Vec<Applied> = results.collect();
+    let (count, revision, live) = (results.len(), None, None);
+    Ok(answer(StatusCode::OK, &ApplyAnswer { status: "success", count, revision, results, rerendered, live }))
+}
+
 impl Applied {
     fn new(admitted: &Admitted, action: &'static str, status: ResourceStatus) -> Applied {
         Applied {
@@ -161,32 +178,72 @@ impl Applied {
     }
 }
 
-/// Admits every document; the faults of all of them are told together.
+impl Document {
+    fn new(index: usize, (value, oversize): (Value, Option<String>)) -> Document {
+        // By its place, and its name when it has one.
+        let label = match value.pointer("/metadata/name").and_then(Value::as_str) {
+            Some(name) => format!("document {} ({name})", index + 1),
+            None => format!("document {}", index + 1),
+        };
+        let kind = match oversize {
+            Some(fault) => Err(Refusal::Unreadable(fault)),
+            None => kind_of(&value).map_err(|violation| Refusal::Invalid(Violations(vec![violation]))),
+        };
+        Document { label, kind, value }
+    }
+
+    fn conceals(&self) -> bool {
+        self.kind.as_ref().is_ok_and(|kind| kind.conceals())
+    }
+}
+
+/// Admits every document; the faults of all of them are told together, in their order.
 async fn admit(
     app: &Arc<App>,
-    documents: Vec<(Kind, Value)>,
+    documents: Vec<Document>,
     strict: bool,
-) -> Result<Vec<Admitted>, ApiError> {
-    let labels: Vec<String> =
-        documents.iter().enumerate().map(|(index, (_, one))| label(index, one)).collect();
-    let (mut admitted, mut faults, mut seen) = (Vec::new(), Vec::<FieldError>::new(), HashSet::new());
-    for (label, result) in labels.iter().zip(app.admit(documents, strict).await?) {
-        match result {
-            Ok(one) if seen.insert(one.name.clone()) => admitted.push(one),
-            Ok(one) => faults.push(FieldError {
+) -> Result<(Vec<Admitted>, Vec<Subject>), ApiError> {
+    let (mut labels, mut refused, mut known) = (Vec::new(), Vec::new(), Vec::new());
+    for Document { label, kind, value } in documents {
+        labels.push(label);
+        refused.push(kind.map(|kind| known.push((kind, value))).err());
+    }
+    let mut results = app.admit(known, strict).await?.into_iter();
+    let (mut admitted, mut subjects) = (Vec::new(), Vec::new());
+    let (mut faults, mut seen) = (Vec::<FieldError>::new(), HashSet::new());
+    for (label, refused) in labels.into_iter().zip(refused) {
+        match refused.map(Err).or_else(|| results.next()) {
+            Some(Ok(one)) if seen.insert(one.name.clone()) => {
+                subjects.push(Subject::of(&one, Guard::Any).at(label));
+                admitted.push(one);
+            }
+            Some(Ok(one)) => faults.push(FieldError {
                 field: format!("{label}: metadata.name"),
                 message: format!("{} stands in this request twice", one.name),
             }),
-            Err(refusal) => faults.extend(named(label, refusal)),
+            Some(Err(refusal)) => faults.extend(named(&label, refusal)),
+            None => {}
         }
     }
-    if faults.is_empty() { Ok(admitted) } else { Err(ApiError::Invalid(faults)) }
+    if !faults.is_empty() {
+        return Err(ApiError::Invalid(faults));
+    }
+    contended(&admitted, &subjects)?;
+    Ok((admitted, subjects))
 }
 
-/// How a document is told from the others: by its place, and its name when it has one.
-fn label(index: usize, document: &Value) -> String {
-    match document.pointer("/metadata/name").and_then(Value::as_str) {
-        Some(name) => format!("document {} ({name})", index + 1),
-        None => format!("document {}", index + 1),
+/// Refuses two documents that want what only one may hold: the store would name the first as the
+/// holder, although nothing of it is stored.
+fn contended(admitted: &[Admitted], subjects: &[Subject]) -> Result<(), ApiError> {
+    let mut holders = HashMap::<&str, &Subject>::new();
+    for (one, subject) in admitted.iter().zip(subjects) {
+        for claim in &one.claims {
+            let Some(holder) = holders.insert(claim, subject) else { continue };
+            let [place, other] = [subject, holder].map(|one| one.place.as_deref().unwrap_or_default());
+            let what =
+                if one.name_claim == *claim { "configuration already exists" } else { "route conflict" };
+            return Err(ApiError::Conflict(format!("{place}: {what}: {claim} is that of {other} too")));
+        }
     }
+    Ok(())
 }

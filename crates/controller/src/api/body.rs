@@ -79,12 +79,23 @@ pub async fn parse(text: String, format: Format) -> Result<Value, ApiError> {
     parsed(off_thread("parsing", move || document::parse(&text, format)).await?)
 }
 
-/// As [`parse`], of a body with many documents.
+/// As [`parse`], of a body with many documents, each with what is wrong if it is over a limit.
 ///
 /// # Errors
 /// When it holds none, or what it holds is not of the format.
-pub async fn parse_many(text: String, format: Format) -> Result<Vec<Value>, ApiError> {
-    parsed(off_thread("parsing", move || document::parse_many(&text, format)).await?)
+pub async fn parse_many(
+    text: String,
+    format: Format,
+    limit: usize,
+) -> Result<Vec<(Value, Option<String>)>, ApiError> {
+    let read = move || {
+        let weigh = |value: Value| {
+            let fault = document::oversize(&value, limit);
+            (value, fault)
+        };
+        document::parse_many(&text, format).map(|values| values.into_iter().map(weigh).collect())
+    };
+    parsed(off_thread("parsing", read).await?)
 }
 
 fn parsed<T>(parsed: Result<T, ParseError>) -> Result<T, ApiError> {

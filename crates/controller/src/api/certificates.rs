@@ -16,7 +16,7 @@ use ferrogate_store::StoredArtifact;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -28,13 +28,11 @@ use super::documents::{ResourceStatus, artifact, with_status};
 use super::error::{ApiError, ErrorBody};
 use super::json::json as answer;
 use super::read::Reading;
-use super::write::Written;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
 use crate::snapshot::Snapshot;
 
 const UPLOADED: &str = "Certificate uploaded and SDS updated successfully";
-const DELETED: &str = "Certificate deleted and SDS updated successfully";
 const RELOADED: &str = "Certificates reloaded and SDS updated successfully";
 
 /// One certificate as the contract has it, and what it has not.
@@ -144,6 +142,8 @@ async fn reload(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
 impl Collection for Certificates {
     const KIND: Kind = Kind::Certificate;
     const NAMES: (&'static str, &'static str) = ("Certificates", "a certificate");
+    const DELETED: Option<(&'static str, &'static str)> =
+        Some(("Certificate deleted and SDS updated successfully", "Certificate would be deleted"));
 
     /// Besides documents, `{"name", "certificate"}` is read as the contract has it.
     async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
@@ -187,22 +187,10 @@ impl Collection for Certificates {
         }
     }
 
-    fn deleted(id: &str, written: Option<&Written>) -> Option<Value> {
-        let message = if written.is_some() { DELETED } else { "Certificate would be deleted" };
-        let mut body = json!({"status": "success", "message": message, "id": id});
-        if let Some(live) = written.and_then(|written| written.live.as_ref()) {
-            body["live"] = json!(live);
-        }
-        Some(body)
-    }
-
     fn refused(operation: Operation, _id: &str, error: ApiError) -> ApiError {
         match (operation, error) {
             (Operation::Delete, ApiError::NotFound(cause)) => {
                 ApiError::NotFound(format!("Certificate not found or failed to delete: {cause}"))
-            }
-            (Operation::Create, ApiError::Conflict(cause)) => {
-                ApiError::Internal { message: "Failed to save certificate", cause }
             }
             (_, other) => other,
         }
@@ -263,11 +251,17 @@ fn uploaded(body: Value) -> Result<Value, ApiError> {
     let Value::Object(mut spec) = body else {
         return Err(ApiError::BadRequest("Invalid request body: it must be an object".to_owned()));
     };
-    let given = |spec: &Map<String, Value>, field: &str| {
-        spec.get(field).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
-    };
-    if !given(&spec, "name") || !given(&spec, "certificate") {
-        return Err(ApiError::BadRequest("name and certificate are required fields".to_owned()));
+    for field in ["name", "certificate"] {
+        match spec.get(field) {
+            Some(Value::String(text)) if !text.is_empty() => {}
+            None | Some(Value::Null | Value::String(_)) => {
+                return Err(ApiError::BadRequest("name and certificate are required fields".to_owned()));
+            }
+            Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                let message = format!("Invalid request body: {field}: expected text (in quotes)");
+                return Err(ApiError::BadRequest(message));
+            }
+        }
     }
     let name = spec.remove("name");
     Ok(json!({

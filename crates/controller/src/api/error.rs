@@ -147,9 +147,7 @@ impl ApiError {
                 "Configuration validation failed".to_owned()
             }
             ApiError::TooLarge { limit } => format!("Request body too large: the limit is {limit} bytes"),
-            ApiError::IdTaken { holder } => {
-                format!("configuration already exists: {holder} has the same artifact id")
-            }
+            ApiError::IdTaken { holder } => super::refused::id_taken(holder),
             ApiError::Late => "Failed to read request body: it did not arrive in time".to_owned(),
             ApiError::Unknown(id) => {
                 batch = Some(id.to_string());

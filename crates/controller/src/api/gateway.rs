@@ -19,11 +19,12 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::collection::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list};
+use super::collection::{HistoryQuery, Page, RevisionInfo, RevisionList, RollbackRequest, list};
 use super::documents::whole;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::json::json as answer;
 use super::options::{Params, Segments, WriteOptions, WriteQuery};
+use super::preconditions::WriteHeaders;
 use super::write::{REVISION, Subject};
 use crate::auth::Principal;
 use crate::deploy::{Admitted, Refusal};
@@ -93,9 +94,9 @@ async fn history(
     State(app): State<Arc<App>>,
     Params(query): Params<HistoryQuery>,
 ) -> Result<Response, ApiError> {
+    let Page { limit, before } = query.page()?;
     let head = app.store.head().await?;
-    let end = head.position.revision.0.min(query.before.map_or(u64::MAX, |before| before.saturating_sub(1)));
-    let limit = query.limit();
+    let end = head.position.revision.0.min(before.map_or(u64::MAX, |before| before.0.saturating_sub(1)));
     let start = end.saturating_sub(u64::try_from(limit).unwrap_or(u64::MAX)).max(head.floor.0);
     let after = Position::new(head.position.epoch, Revision(start));
     let changes = match app.store.changes_since(after, limit).await? {
@@ -112,7 +113,7 @@ async fn history(
     post,
     path = "/rollback",
     tag = "Gateway",
-    params(WriteQuery),
+    params(WriteQuery, WriteHeaders),
     request_body = RollbackRequest,
     responses(
         (status = 200, description = "Stored; with `wait=live`, live", body = RollbackAnswer),
@@ -121,6 +122,7 @@ async fn history(
         (status = 404, description = "The revision is not readable", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 409, description = "Somebody else wrote meanwhile; nothing was stored", body = ErrorBody),
+        (status = 412, description = "`If-Match` or `If-None-Match` does not hold of the gateway's revision", body = ErrorBody),
         (status = 503, description = "The store is unavailable, or the outcome unknown", body = ErrorBody),
     )
 )]
@@ -143,6 +145,7 @@ async fn rollback(
     let was = app.store.state_at(Revision(request.revision)).await?;
     let difference = difference(&app, was, options.strict).await?;
     let Difference { writes, restored, deleted, at } = difference;
+    options.preconditions.hold_of_gateway(Some(at.revision))?;
     if options.dry_run || writes.is_empty() {
         return Ok(rolled_back(at.revision, restored, deleted, options.dry_run, None, StatusCode::OK));
     }
@@ -250,6 +253,8 @@ fn rolled_back(
 ) -> Response {
     let body = RollbackAnswer { status: "success", revision: revision.0, restored, deleted, dry_run, live };
     let mut response = answer(status, &body);
-    response.headers_mut().insert(REVISION, HeaderValue::from(revision.0));
+    if !dry_run {
+        response.headers_mut().insert(REVISION, HeaderValue::from(revision.0));
+    }
     response
 }

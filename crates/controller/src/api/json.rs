@@ -8,6 +8,14 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
+/// An answer without a body.
+#[must_use]
+pub fn bodiless(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
 /// An answer with this value as its body.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let (status, body) = match to_bytes(value) {

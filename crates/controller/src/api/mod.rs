@@ -18,6 +18,7 @@ mod openapi;
 mod options;
 mod plan;
 pub mod policies;
+mod preconditions;
 mod preview;
 mod read;
 mod refused;

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a request says beside its document: query parameters, preconditions, the
-//! idempotency key. Everything is parsed here, once, so that handlers work with values
-//! that cannot be wrong. Bodies are read in [`super::body`].
+//! What a request says beside its document: query parameters and the idempotency key;
+//! [`super::preconditions`] reads the rest of its headers. Everything is parsed here, once, so
+//! that handlers work with values that cannot be wrong. Bodies are read in [`super::body`].
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query};
-use ferrogate_model::{Revision, duration};
-use ferrogate_store::Guard;
+use ferrogate_model::duration;
 use http::HeaderMap;
-use http::header::IF_MATCH;
 use http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
+use utoipa::openapi::path::Parameter;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::preconditions::Preconditions;
 use crate::status::live::Scope;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -31,13 +32,44 @@ pub struct Params<T>(pub T);
 /// Parts of the path, likewise.
 pub struct Segments<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+impl<S: Send + Sync, T: DeserializeOwned + IntoParams> FromRequestParts<S> for Params<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Params<T>, ApiError> {
+        let all = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Query(all) = all.map_err(|error| bad(error.body_text()))?;
+        distinct(&all, &T::into_params(|| None))?;
         let read = Query::from_request_parts(parts, state).await;
         read.map(|Query(query)| Params(query)).map_err(|error| bad(error.body_text()))
     }
+}
+
+/// Refuses a parameter that stands twice, and one that is a known one but for its case: it would
+/// be ignored as a stranger, and `?dryrun=true` would store.
+fn distinct(all: &[(String, String)], known: &[Parameter]) -> Result<(), ApiError> {
+    for (index, (name, _)) in all.iter().enumerate() {
+        let Some(meant) = known.iter().find(|known| known.name.eq_ignore_ascii_case(name)) else { continue };
+        if meant.name != *name {
+            return Err(bad(format!("unknown query parameter '{name}': write '{}'", meant.name)));
+        }
+        if all.iter().take(index).any(|(earlier, _)| earlier == name) {
+            return Err(bad(format!("query parameter '{name}' stands twice: give it once")));
+        }
+    }
+    Ok(())
+}
+
+/// A parameter that is a whole number, within a range; none when it is not there.
+///
+/// # Errors
+/// When it is anything else.
+pub fn whole(name: &str, text: Option<&str>, range: RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.map(Some).ok_or_else(|| {
+        let to = if *range.end() == u64::MAX { String::new() } else { format!(" to {}", range.end()) };
+        bad(format!("query parameter '{name}' must be a whole number from {}{to}", range.start()))
+    })
 }
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
@@ -54,15 +86,15 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct WriteQuery {
-    /// `true`: validate and compile, store nothing.
+    /// `true`, or no value: validate and compile, store nothing.
     pub dry_run: Option<String>,
-    /// `live`: answer when every connected runtime in scope serves the revision.
+    /// `live`, or no value: answer when every connected runtime in scope serves the revision.
     pub wait: Option<String>,
     /// How long to wait, as a duration such as `5s`; at most `60s`.
     pub timeout: Option<String>,
     /// `all` or `zone:<name>`.
     pub scope: Option<String>,
-    /// `true`: refuse what is only warned about otherwise: unknown fields, and certificates that
+    /// `true`, or no value: refuse what is only warned about otherwise: unknown fields, and certificates that
     /// are named and do not exist.
     pub strict: Option<String>,
 }
@@ -80,8 +112,8 @@ pub struct WriteOptions {
     pub batch: Uuid,
     /// The client gave the key, so the request may be a repetition.
     pub keyed: bool,
-    /// `If-Match`.
-    pub if_match: Option<IfMatch>,
+    /// `If-Match` and `If-None-Match`.
+    pub preconditions: Preconditions,
 }
 
 /// How to wait until live.
@@ -93,24 +125,16 @@ pub struct Wait {
     pub scope: Scope,
 }
 
-/// An `If-Match` header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IfMatch {
-    /// `*`.
-    Any,
-    /// One revision.
-    Revision(Revision),
-}
-
 impl WriteOptions {
     /// Reads query and headers.
     ///
     /// # Errors
     /// When one of them is malformed.
     pub fn read(query: &WriteQuery, headers: &HeaderMap) -> Result<WriteOptions, ApiError> {
-        let wait = match query.wait.as_deref().filter(|text| !text.is_empty()) {
+        let wait = match query.wait.as_deref() {
             None => None,
-            Some("live") => Some(Wait { timeout: timeout(query)?, scope: scope(query)? }),
+            // Whoever names it without a value means the only one that there is.
+            Some("live" | "") => Some(Wait { timeout: timeout(query)?, scope: scope(query)? }),
             Some(_) => return Err(bad("query parameter 'wait' can only be 'live'")),
         };
         Ok(WriteOptions {
@@ -119,24 +143,16 @@ impl WriteOptions {
             strict: flag("strict", query.strict.as_deref())?,
             batch: batch(headers)?,
             keyed: headers.contains_key(IDEMPOTENCY_KEY),
-            if_match: if_match(headers)?,
+            preconditions: Preconditions::read(headers)?,
         })
-    }
-
-    /// The guard of a write to an artifact that must exist.
-    #[must_use]
-    pub const fn guard_present(&self) -> Guard {
-        match self.if_match {
-            None | Some(IfMatch::Any) => Guard::Present,
-            Some(IfMatch::Revision(revision)) => Guard::AtRevision(revision),
-        }
     }
 }
 
+/// A flag that is named without a value is meant: `?dryRun` must not store.
 fn flag(name: &str, text: Option<&str>) -> Result<bool, ApiError> {
     match text {
-        None | Some("" | "false") => Ok(false),
-        Some("true") => Ok(true),
+        None | Some("false") => Ok(false),
+        Some("true" | "") => Ok(true),
         Some(_) => Err(bad(format!("query parameter '{name}' must be 'true' or 'false'"))),
     }
 }
@@ -162,63 +178,76 @@ fn batch(headers: &HeaderMap) -> Result<Uuid, ApiError> {
     parsed.ok_or_else(|| bad("header 'Idempotency-Key' must be a UUID"))
 }
 
-fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, ApiError> {
-    let Some(header) = headers.get(IF_MATCH) else { return Ok(None) };
-    let text = header.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(Some(IfMatch::Any));
-    }
-    let number = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).and_then(|n| n.parse().ok());
-    number
-        .map(|number| Some(IfMatch::Revision(Revision(number))))
-        .ok_or_else(|| bad("header 'If-Match' must be '*' or one entity tag of this API, such as \"42\""))
-}
-
 fn bad(message: impl Into<String>) -> ApiError {
     ApiError::BadRequest(message.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use ferrogate_model::Revision;
-    use ferrogate_store::Guard;
-    use http::{HeaderMap, HeaderValue};
+    use axum::extract::FromRequestParts as _;
+    use http::{HeaderMap, HeaderValue, Request};
 
-    use super::{ApiError, WriteOptions, WriteQuery};
+    use super::{ApiError, Params, WriteOptions, WriteQuery, whole};
 
-    fn read(name: &'static str, value: &'static str) -> Result<WriteOptions, ApiError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, HeaderValue::from_static(value));
-        WriteOptions::read(&WriteQuery::default(), &headers)
+    async fn query(query: &str) -> Result<WriteOptions, String> {
+        let request = Request::get(format!("/x{query}")).body(()).expect("a request");
+        let (mut parts, ()) = request.into_parts();
+        let read = Params::<WriteQuery>::from_request_parts(&mut parts, &()).await;
+        read.and_then(|Params(query)| WriteOptions::read(&query, &HeaderMap::new())).map_err(|error| {
+            match error {
+                ApiError::BadRequest(message) => message,
+                other => format!("{other:?}"),
+            }
+        })
     }
 
-    #[test]
-    fn preconditions_become_guards() {
-        for (value, guard) in [
-            ("*", Some(Guard::Present)),
-            ("\"7\"", Some(Guard::AtRevision(Revision(7)))),
-            ("7", None),
-            ("W/\"7\"", None),
+    #[tokio::test]
+    async fn a_flag_without_a_value_is_meant() {
+        for (text, (dry, strict, waits)) in [
+            ("", (false, false, false)),
+            ("?dryRun", (true, false, false)),
+            ("?dryRun=", (true, false, false)),
+            ("?dryRun=true&strict", (true, true, false)),
+            ("?dryRun=false&strict=&wait", (false, true, true)),
+            ("?wait=live&other=1&other=2&Other", (false, false, true)),
         ] {
-            assert_eq!(read("if-match", value).ok().map(|options| options.guard_present()), guard, "{value}");
+            let options = query(text).await.expect(text);
+            assert_eq!(
+                (options.dry_run, options.strict, options.wait.is_some()),
+                (dry, strict, waits),
+                "{text}"
+            );
         }
-        assert!(read("idempotency-key", "not-a-uuid").is_err());
-        assert!(read("idempotency-key", "6f2b0a5e-38a5-4c3e-9d9b-0a54b6b3a001").is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_meant_is_named() {
+        for (text, said) in [
+            ("?dryrun=true", "unknown query parameter 'dryrun': write 'dryRun'"),
+            ("?DryRun", "unknown query parameter 'DryRun': write 'dryRun'"),
+            ("?Wait=live", "unknown query parameter 'Wait': write 'wait'"),
+            ("?dryRun&dryRun=false", "query parameter 'dryRun' stands twice: give it once"),
+            ("?dryRun=1", "query parameter 'dryRun' must be 'true' or 'false'"),
+            ("?wait=forever", "query parameter 'wait' can only be 'live'"),
+            ("?wait&timeout=soon", "query parameter 'timeout' must be a duration such as '5s' or '500ms'"),
+            ("?wait&scope=region:a", "query parameter 'scope' must be 'all' or 'zone:<name>'"),
+        ] {
+            assert_eq!(query(text).await.err().as_deref(), Some(said), "{text}");
+        }
+        let long = query("?wait&timeout=10h").await.expect("shortened");
+        assert_eq!(long.wait.expect("waits").timeout, super::MAX_WAIT);
+        for text in ["", "-1", "0", "11", "abc", "1.5"] {
+            assert!(whole("limit", Some(text), 1..=10).is_err(), "{text:?}");
+        }
+        assert_eq!(whole("limit", Some("10"), 1..=10).expect("in range"), Some(10));
     }
 
     #[test]
-    fn parameters_out_of_range_are_refused() {
-        let with = |change: fn(&mut WriteQuery)| {
-            let mut query = WriteQuery { wait: Some("live".to_owned()), ..WriteQuery::default() };
-            change(&mut query);
-            WriteOptions::read(&query, &HeaderMap::new())
-        };
-        assert!(with(|_| {}).expect("plain").wait.is_some());
-        let long = with(|query| query.timeout = Some("10h".to_owned())).expect("shortened");
-        assert_eq!(long.wait.expect("waits").timeout, super::MAX_WAIT);
-        assert!(with(|query| query.timeout = Some("soon".to_owned())).is_err());
-        assert!(with(|query| query.scope = Some("region:a".to_owned())).is_err());
-        assert!(with(|query| query.wait = Some("forever".to_owned())).is_err());
-        assert!(with(|query| query.dry_run = Some("1".to_owned())).is_err());
+    fn an_idempotency_key_is_a_uuid() {
+        for (value, fits) in [("not-a-uuid", false), ("6f2b0a5e-38a5-4c3e-9d9b-0a54b6b3a001", true)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("idempotency-key", HeaderValue::from_static(value));
+            assert_eq!(WriteOptions::read(&WriteQuery::default(), &headers).is_ok(), fits, "{value}");
+        }
     }
 }

@@ -8,33 +8,39 @@ use std::sync::Arc;
 
 use ferrogate_model::kinds::RestApi;
 use ferrogate_model::{Kind, ResourceName, route};
+use ferrogate_store::Guard;
 
 use super::App;
+use super::body::off_thread;
 use super::error::ApiError;
 use super::read::Reading;
-use super::refused::{already_exists, not_found};
+use super::refused::{claimed, guard_refusal};
+use super::write::Subject;
 use crate::deploy::Admitted;
 use crate::snapshot::{Entry, Snapshot};
 
-/// Refuses what the store would refuse: `create` wants the artifacts absent, otherwise present.
+/// Refuses what the store would refuse of a write with this guard.
 ///
 /// # Errors
 /// With the first conflict.
-pub async fn check(app: &Arc<App>, admitted: &[Admitted], create: bool) -> Result<(), ApiError> {
+pub async fn check(app: &Arc<App>, admitted: &Admitted, guard: Guard) -> Result<(), ApiError> {
     let snapshot = Reading::of(app)?.snapshot;
-    for one in admitted {
-        let entry = snapshot.get(&one.name);
-        let found = entry.is_some();
-        // A document that pins the artifact's own id may replace it.
-        let same = entry.is_some_and(|entry| one.uuid == Some(entry.stored.uuid));
-        if create && found && !same {
-            return Err(already_exists(&one.name));
-        }
-        if !create && !found {
-            return Err(not_found(&one.name));
-        }
+    let entry = snapshot.get(&admitted.name);
+    // A document that pins the artifact's own id may replace it.
+    let same = guard == Guard::Absent && entry.is_some_and(|entry| admitted.uuid == Some(entry.stored.uuid));
+    if !same {
+        allowed(&snapshot, &admitted.name, guard)?;
     }
-    claims(snapshot, admitted).await
+    claims(snapshot, vec![(Subject::of(admitted, guard), admitted.claims.clone())]).await
+}
+
+/// Refuses what a guard forbids.
+///
+/// # Errors
+/// As the store's refusal is answered.
+pub fn allowed(snapshot: &Snapshot, name: &ResourceName, guard: Guard) -> Result<(), ApiError> {
+    let found = snapshot.get(name).map(|entry| entry.stored.revision);
+    if guard.holds(found) { Ok(()) } else { Err(guard_refusal(name, found, guard)) }
 }
 
 /// Refuses claims that another artifact holds. Every payload is read for it, so it runs off
@@ -42,31 +48,26 @@ pub async fn check(app: &Arc<App>, admitted: &[Admitted], create: bool) -> Resul
 ///
 /// # Errors
 /// With the first conflict.
-pub async fn claims(snapshot: Arc<Snapshot>, admitted: &[Admitted]) -> Result<(), ApiError> {
-    let wanted: HashMap<String, ResourceName> = admitted
-        .iter()
-        .flat_map(|one| one.claims.iter().map(|claim| (claim.clone(), one.name.clone())))
-        .collect();
-    let replaced: Vec<ResourceName> = admitted.iter().map(|one| one.name.clone()).collect();
-    let search = tokio::task::spawn_blocking(move || {
+pub async fn claims(snapshot: Arc<Snapshot>, wanted: Vec<(Subject, Vec<String>)>) -> Result<(), ApiError> {
+    off_thread("the search for conflicts", move || {
+        let replaced: Vec<&ResourceName> = wanted.iter().map(|(subject, _)| &subject.name).collect();
+        let claimants: HashMap<&str, &Subject> = wanted
+            .iter()
+            .flat_map(|(subject, claims)| claims.iter().map(move |claim| (claim.as_str(), subject)))
+            .collect();
         let others = snapshot.entries().filter(|entry| {
-            entry.stored.name.kind == Kind::RestApi && !replaced.contains(&entry.stored.name)
+            entry.stored.name.kind == Kind::RestApi && !replaced.contains(&&entry.stored.name)
         });
-        others.into_iter().find_map(|entry| {
-            let taken = held(entry).into_iter().find(|claim| wanted.contains_key(claim))?;
-            Some((taken, entry.stored.name.clone()))
-        })
-    });
-    let conflict = search.await.map_err(|error| ApiError::Internal {
-        message: "Internal server error",
-        cause: format!("the search for conflicts failed: {error}"),
-    })?;
-    match conflict {
-        None => Ok(()),
-        Some((claim, holder)) => {
-            Err(ApiError::Conflict(format!("{claim} is already held by RestApi '{}'", holder.handle)))
+        for entry in others {
+            for claim in held(entry) {
+                if let Some(subject) = claimants.get(claim.as_str()) {
+                    return Err(claimed(subject, &claim, entry.stored.name.clone()));
+                }
+            }
         }
-    }
+        Ok(())
+    })
+    .await?
 }
 
 fn held(entry: &Entry) -> Vec<String> {

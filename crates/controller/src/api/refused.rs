@@ -21,16 +21,7 @@ pub fn refusal(error: DeployError, subjects: &[Subject], operation: Operation) -
         }
         DeployError::Claimed { name, claim, holder } => {
             let subject = subjects.iter().find(|one| one.name == name);
-            match subject.filter(|subject| subject.name_claim == claim) {
-                Some(Subject { title: (title, version), .. }) => ApiError::Conflict(format!(
-                    "configuration already exists: configuration with name '{title}' and version '{version}' already exists"
-                )),
-                None if claim.starts_with(ID_CLAIM) => ApiError::IdTaken { holder },
-                None => ApiError::Conflict(format!(
-                    "route conflict: {claim} is already served by RestApi '{}'",
-                    holder.handle
-                )),
-            }
+            claimed(subject.unwrap_or(&Subject::bare(name, Guard::Any)), &claim, holder)
         }
         DeployError::Store(ferrogate_store::StoreError::Corrupt(cause)) => {
             let message = match operation {
@@ -50,7 +41,37 @@ pub fn refusal(error: DeployError, subjects: &[Subject], operation: Operation) -
     }
 }
 
-fn guard_refusal(name: &ResourceName, found: Option<Revision>, guard: Guard) -> ApiError {
+/// The answer about what another artifact holds. Of many documents it says which wanted it.
+#[must_use]
+pub fn claimed(subject: &Subject, claim: &str, holder: ResourceName) -> ApiError {
+    let place = subject.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+    if subject.name_claim == claim {
+        let (title, version) = &subject.title;
+        return ApiError::Conflict(format!(
+            "{place}configuration already exists: configuration with name '{title}' and version '{version}' already exists"
+        ));
+    }
+    if claim.starts_with(ID_CLAIM) {
+        return match place.is_empty() {
+            true => ApiError::IdTaken { holder },
+            false => ApiError::Conflict(format!("{place}{}", id_taken(&holder))),
+        };
+    }
+    ApiError::Conflict(format!(
+        "{place}route conflict: {claim} is already served by RestApi '{}'",
+        holder.handle
+    ))
+}
+
+/// What is said of an id that another artifact has.
+#[must_use]
+pub fn id_taken(holder: &ResourceName) -> String {
+    format!("configuration already exists: {holder} has the same artifact id")
+}
+
+/// The answer to a write whose guard did not hold of the revision that was found.
+#[must_use]
+pub fn guard_refusal(name: &ResourceName, found: Option<Revision>, guard: Guard) -> ApiError {
     let handle = &name.handle;
     match (guard, found) {
         (Guard::Absent, _) => already_exists(name),

@@ -9,7 +9,7 @@ use axum::response::Response;
 use ferrogate_model::Kind;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,7 +21,6 @@ use super::error::{ApiError, ErrorBody};
 use super::json::json as answer;
 use super::options::Params;
 use super::read::Reading;
-use super::write::Written;
 use crate::snapshot::Entry;
 
 /// Filters of the list; an empty one does not filter.
@@ -87,21 +86,8 @@ async fn list(State(app): State<Arc<App>>, Params(query): Params<ListQuery>) -> 
 impl Collection for RestApis {
     const KIND: Kind = Kind::RestApi;
     const NAMES: (&'static str, &'static str) = ("REST APIs", "a REST API");
-
-    fn deleted(id: &str, written: Option<&Written>) -> Option<Value> {
-        let message = match written {
-            Some(_) => "RestAPI deleted successfully",
-            None => "RestAPI would be deleted",
-        };
-        let mut body = json!({"status": "success", "message": message, "id": id});
-        if let Some(written) = written {
-            body["revision"] = Value::from(written.deployed.committed.last.0);
-            if let Some(live) = &written.live {
-                body["live"] = json!(live);
-            }
-        }
-        Some(body)
-    }
+    const DELETED: Option<(&'static str, &'static str)> =
+        Some(("RestAPI deleted successfully", "RestAPI would be deleted"));
 }
 
 impl ListQuery {

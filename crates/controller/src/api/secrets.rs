@@ -28,7 +28,6 @@ use super::error::{ApiError, ErrorBody};
 use super::json::json as answer;
 use super::read::Reading;
 use super::refused::named;
-use super::write::Written;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
 
@@ -81,6 +80,7 @@ impl Collection for Secrets {
     const KIND: Kind = Kind::Secret;
     const NAMES: (&'static str, &'static str) = ("Secrets", "a secret");
     const TOO_LARGE: StatusCode = StatusCode::BAD_REQUEST;
+    const DELETED: Option<(&'static str, &'static str)> = None;
 
     async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
         let text =
@@ -123,10 +123,6 @@ impl Collection for Secrets {
 
     fn written(_: Operation, admitted: &Admitted, status: &ResourceStatus) -> Result<Value, ApiError> {
         with_status(admitted.source.clone(), &plain(status.clone()))
-    }
-
-    fn deleted(_id: &str, _written: Option<&Written>) -> Option<Value> {
-        None
     }
 
     fn refused(operation: Operation, id: &str, error: ApiError) -> ApiError {

@@ -38,6 +38,8 @@ pub struct Subject {
     pub title: (String, String),
     /// What was asked of it.
     pub guard: Guard,
+    /// How its document is told from the others of one request, where there are others.
+    pub place: Option<String>,
 }
 
 /// A write that went through.
@@ -59,13 +61,26 @@ impl Subject {
             Artifact::Secret(secret) => (secret.display_name.clone(), String::new()),
             Artifact::Certificate(certificate) => (certificate.handle.as_str().to_owned(), String::new()),
         };
-        Subject { name: admitted.name.clone(), name_claim: admitted.name_claim.clone(), title, guard }
+        Subject {
+            name: admitted.name.clone(),
+            name_claim: admitted.name_claim.clone(),
+            title,
+            guard,
+            place: None,
+        }
     }
 
     /// A write of this artifact that carries no document.
     #[must_use]
     pub fn bare(name: ResourceName, guard: Guard) -> Subject {
-        Subject { name, name_claim: String::new(), title: (String::new(), String::new()), guard }
+        Subject { name, name_claim: String::new(), title: (String::new(), String::new()), guard, place: None }
+    }
+
+    /// As one document of many.
+    #[must_use]
+    pub fn at(mut self, place: String) -> Subject {
+        self.place = Some(place);
+        self
     }
 }
 

@@ -150,8 +150,8 @@ impl Admission {
                 return Err(Refusal::Invalid(self.with_policies(violations, rendered)));
             }
         };
-        if strict && !parsed.warnings.0.is_empty() {
-            return Err(Refusal::Invalid(parsed.warnings));
+        if strict {
+            refuse_warnings(&parsed.warnings)?;
         }
         let api = parsed.api;
         ferrogate_policy::admit(&api, &self.registry, &self.services).map_err(Refusal::Invalid)?;
@@ -206,12 +206,16 @@ impl Admission {
     }
 }
 
-/// The kind a document says it is of; a REST API unless it names another one that there is,
-/// so that its own complaint about the kind is told.
-#[must_use]
-pub fn kind_of(document: &Value) -> Kind {
+/// The kind a document says it is of.
+///
+/// # Errors
+/// When it names none that there is.
+pub fn kind_of(document: &Value) -> Result<Kind, Violation> {
     let kind = document.get("kind").and_then(Value::as_str).and_then(Kind::from_document_name);
-    kind.unwrap_or(Kind::RestApi)
+    kind.ok_or_else(|| {
+        let kinds = Kind::ALL.map(|kind| format!("'{}'", kind.document_name())).join(", ");
+        Violation { field: "kind".to_owned(), message: format!("Unsupported kind (must be one of {kinds})") }
+    })
 }
 
 /// A secret's source is kept without its value; its templates, if it has any, are text.
@@ -227,8 +231,8 @@ pub(super) fn concealed(
     warnings: Violations,
     strict: bool,
 ) -> Result<Admitted, Refusal> {
-    if strict && !warnings.0.is_empty() {
-        return Err(Refusal::Invalid(warnings));
+    if strict {
+        refuse_warnings(&warnings)?;
     }
     Ok(Admitted {
         name: artifact.name(),
@@ -242,6 +246,15 @@ pub(super) fn concealed(
         uuid: None,
         warnings,
     })
+}
+
+/// Warnings as violations. What is refused is not ignored, whatever the warning says.
+fn refuse_warnings(warnings: &Violations) -> Result<(), Refusal> {
+    let mut violations = Violations::default();
+    for Violation { field, message } in &warnings.0 {
+        violations.push(field.clone(), message.strip_suffix(", ignored").unwrap_or(message));
+    }
+    violations.into_result(()).map_err(Refusal::Invalid)
 }
 
 impl From<ModelRefusal> for Refusal {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ferrogate_model::document::{Format, MAX_BUNDLE_BYTES, parse_many};
-use ferrogate_model::{Kind, ResourceName, Violation};
+use ferrogate_model::document::{Format, MAX_BUNDLE_BYTES, MAX_DOCUMENT_BYTES, oversize, parse_many};
+use ferrogate_model::{ResourceName, Violation};
 use ferrogate_store::{Guard, StoreError, StoredArtifact};
 use serde_json::Value;
 use uuid::Uuid;
@@ -107,8 +107,19 @@ fn admit(
             Err(error) => faults.push(format!("{}: {error}", file.display())),
         }
     }
-    let (origins, values): (Vec<String>, Vec<(Kind, Value)>) =
-        documents.into_iter().map(|one| (one.origin, (kind_of(&one.value), one.value))).unzip();
+    let (mut origins, mut values) = (Vec::new(), Vec::new());
+    for Document { origin, value } in documents {
+        match (kind_of(&value), oversize(&value, MAX_DOCUMENT_BYTES)) {
+            (Ok(kind), None) => {
+                origins.push(origin);
+                values.push((kind, value));
+            }
+            (Err(violation), _) => {
+                faults.push(format!("{origin}: {}: {}", violation.field, violation.message))
+            }
+            (Ok(_), Some(fault)) => faults.push(format!("{origin}: {fault}")),
+        }
+    }
     let results = admission.admit_all(values, false, Secrets::default());
     let elsewhere = elsewhere.into_iter().map(|(origin, one)| (origin, Ok(one)));
     let mut seen = HashMap::<ResourceName, String>::new();

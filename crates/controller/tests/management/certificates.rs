@@ -58,13 +58,17 @@ async fn an_upload_has_the_contract_s_shapes_and_words() {
     assert_eq!(reloaded.json()["message"], "Certificates reloaded and SDS updated successfully");
 
     let again = gateway.post("/certificates", upload).await.told();
-    assert_eq!(again, (500, "Failed to save certificate".to_owned()));
+    let said = "configuration already exists: certificate 'partners' already exists";
+    assert_eq!(again, (409, said.to_owned()));
+    let numbered =
+        gateway.post("/certificates", json!({"name": 5, "certificate": bundle}).to_string()).await.told();
+    assert_eq!(numbered, (400, "Invalid request body: name: expected text (in quotes)".to_owned()));
     let gone = gateway.delete("/certificates/partners").await;
     assert_eq!(
         (gone.status.as_u16(), gone.json()),
         (
             200,
-            json!({"status": "success", "id": "partners",
+            json!({"status": "success", "id": "partners", "revision": gone.revision(),
                    "message": "Certificate deleted and SDS updated successfully"})
         )
     );

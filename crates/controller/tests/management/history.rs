@@ -57,9 +57,22 @@ async fn any_past_revision_can_be_read_and_returned_to() {
     assert_eq!((back.status.as_u16(), back.revision()), (200, 4), "{back:?}");
     assert_eq!(gateway.get("/rest-apis/x").await.json()["spec"]["context"], "/one");
     assert_eq!(gateway.post("/rest-apis/x/rollback", "{\"revision\": 3}").await.status, 404);
-    assert_eq!(gateway.post("/rest-apis/x/rollback", "{\"to\": 3}").await.status, 400);
-    let malformed = gateway.get("/revisions?limit=many").await;
-    assert_eq!((malformed.status.as_u16(), &malformed.json()["status"]), (400, &json!("error")));
+    for (body, said) in [
+        ("{\"to\": 3}", "failed to parse rollback request: unknown field 'to': it must be a map with"),
+        ("", "failed to parse rollback request: the body is empty, and it must be a map with"),
+        ("{}", "failed to parse rollback request: it must be a map with"),
+        ("[3]", "failed to parse rollback request: it must be a map with"),
+    ] {
+        let (status, message) = gateway.post("/rest-apis/x/rollback", body).await.told();
+        assert!(status == 400 && message.starts_with(said), "{body}: {message}");
+    }
+    for limit in ["many", "", "-1", "0", "1001"] {
+        let (status, message) = gateway.get(&format!("/revisions?limit={limit}")).await.told();
+        let said = "query parameter 'limit' must be a whole number from 1 to 1000";
+        assert_eq!((status, message.as_str()), (400, said), "{limit}");
+    }
+    let twice = gateway.get("/rest-apis/x/revisions?limit=1&limit=2").await.told();
+    assert_eq!(twice, (400, "query parameter 'limit' stands twice: give it once".to_owned()));
     assert_eq!(revisions(&gateway.get("/revisions?limit=2").await), [put(4), (3, "deleted".to_owned())]);
     assert_eq!(revisions(&gateway.get("/revisions?before=3").await), [put(2), put(1)]);
 }
@@ -85,7 +98,9 @@ async fn the_whole_gateway_goes_back_in_one_batch() {
     // It takes the context that the rollback needs for another artifact.
     gateway.create("added", "/old").await;
 
-    let preview = gateway.post("/rollback?dryRun=true", "{\"revision\": 3}").await.json();
+    let preview = gateway.post("/rollback?dryRun", "{\"revision\": 3}").await;
+    assert_eq!(preview.header("x-revision"), None);
+    let preview = preview.json();
     assert_eq!((&preview["dryRun"], &preview["revision"]), (&json!(true), &json!(6)));
     let back = gateway.post("/rollback", "revision: 3\n").await;
     let body = back.json();

@@ -59,6 +59,14 @@ async fn every_violation_is_told_at_once_policies_included() {
     for field in &of_policies {
         assert!(all.contains(field), "{field} is missing in {all:?}");
     }
+    let nameless = gateway.post("/rest-apis", api_with("'a b'", "no-slash", policies)).await;
+    let all = fields(&nameless);
+    let order: Vec<&str> =
+        all.iter().map(|field| field.split(['[', '.']).take(2).last().unwrap_or_default()).collect();
+    let mut wanted = vec!["context"];
+    wanted.extend(vec!["policies"; of_policies.len()]);
+    wanted.push("name");
+    assert_eq!(order, wanted, "the contract's order: {all:?}");
     assert_eq!(gateway.get("/rest-apis").await.json()["count"], 0);
 }
 
@@ -111,7 +119,49 @@ async fn a_body_over_the_limit_is_a_413() {
     let large = format!("{}# {}\n", api("x", "/x"), "x".repeat(1000));
     let answer = gateway.post("/rest-apis", large).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (413, &json!("error")));
+    // Each document of a bundle is held to it as well.
+    let padded =
+        api("y", "/y").replace("metadata:\n", &format!("metadata:\n  labels: {{a: {}}}\n", "x".repeat(1000)));
+    let bundle = gateway.post("/apply", format!("{}---\n{padded}", api("z", "/z"))).await;
+    assert_eq!(
+        (bundle.status.as_u16(), fields(&bundle)),
+        (400, vec!["document 2 (y)".to_owned()]),
+        "{bundle:?}"
+    );
     gateway.create("x", "/x").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_says_which_document_is_in_the_way_of_what() {
+    let gateway = Gateway::start().await;
+    gateway.create("books", "/books").await;
+    let bundle = |first: String, second: String| format!("{first}---\n{second}");
+    for path in ["/apply", "/apply?dryRun"] {
+        for (body, said) in [
+            (
+                bundle(api("a", "/a"), api("b", "/books")),
+                "document 2 (b): route conflict: route GET * /books/books is already served by RestApi 'books'",
+            ),
+            (
+                bundle(api("a", "/a"), api("b", "/a")),
+                "document 2 (b): route conflict: route GET * /a/books is that of document 1 (a) too",
+            ),
+            (
+                bundle(api("a", "/a"), api("b", "/b").replace("displayName: b", "displayName: books")),
+                "document 2 (b): configuration already exists: configuration with name 'books' and version \
+                 'v1.0' already exists",
+            ),
+        ] {
+            let told = gateway.post(path, body).await.told();
+            assert_eq!(told, (409, said.to_owned()), "{path}");
+        }
+    }
+    let unknown = api("m", "/m").replace("kind: RestApi", "kind: Mcp");
+    let refused = gateway.post("/apply", bundle(unknown, api("b", "no-slash"))).await;
+    assert_eq!(fields(&refused), ["document 1 (m): kind", "document 2 (b): spec.context"], "{refused:?}");
+    let message = "Unsupported kind (must be one of 'RestApi', 'Secret', 'Certificate')";
+    assert_eq!(refused.json()["errors"][0]["message"], message);
+    assert_eq!(gateway.controller.replica.position().revision.0, 1, "nothing was stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,6 +186,7 @@ async fn fields_without_effect_are_warned_about_or_refused() {
     let body = api_with("x", "/x", "  contxt: /typo\n");
     let strict = gateway.post("/rest-apis?strict=true", body.clone()).await;
     assert_eq!((strict.status.as_u16(), fields(&strict)), (400, vec!["spec.contxt".to_owned()]));
+    assert_eq!(strict.json()["errors"][0]["message"], "unknown field");
     let lenient = gateway.post("/rest-apis", body).await;
     assert_eq!(lenient.status, 201);
     assert_eq!(lenient.json()["status"]["warnings"][0]["field"], "spec.contxt");

@@ -45,8 +45,9 @@ const ODD: [&str; 24] = [
     "'; DROP TABLE changes; --",
     "*",
 ];
-/// Values for headers that writes read.
-const HEADERS: [(&str, &[&str]); 4] = [
+/// Values for headers that are read.
+const HEADERS: [(&str, &[&str]); 5] = [
+    ("if-none-match", &["*", "\"1\"", "W/\"1\", \"2\"", "1", ","]),
     ("if-match", &["*", "\"1\"", "\"99999999999999999999\"", "W/\"1\"", "1", "\"", "\"1\", \"2\""]),
     (
         "idempotency-key",
@@ -183,7 +184,7 @@ impl Schema {
                 // An empty segment is another path.
                 let value = if value.is_empty() { "x" } else { &value };
                 path = path.replace(&format!("{{{name}}}"), &encoded(value));
-            } else if rng.u8(..12) == 0 {
+            } else if parameter["in"] == "query" && rng.u8(..12) == 0 {
                 let value = if rng.bool() {
                     odd(rng).to_owned()
                 } else {

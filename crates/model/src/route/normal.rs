@@ -34,6 +34,7 @@ pub enum Normalised<'a> {
 }
 
 /// Normalises a request path, without its query, under an escaped-slash action.
+#[inline]
 #[must_use]
 pub fn normalise_with(path: &str, escaped: EscapedSlashes) -> Normalised<'_> {
     if escaped == EscapedSlashes::KeepUnchanged {
@@ -54,6 +55,7 @@ pub fn normalise_with(path: &str, escaped: EscapedSlashes) -> Normalised<'_> {
 
 /// Normalises a request path, without its query. Borrowed, and without a second look at
 /// any byte, when there is nothing to do.
+#[inline]
 #[must_use]
 pub fn normalise(path: &str) -> Cow<'_, str> {
     if !needs_work(path.as_bytes()) {
@@ -77,7 +79,9 @@ pub fn never_requested(path: &str) -> Option<String> {
     }
     let c = literal.chars().find(|c| !c.is_ascii())?;
     let escaped: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-    Some(format!("clients send '{c}' percent-encoded, so this path is not reached by them: write '{escaped}'"))
+    Some(format!(
+        "clients send '{c}' percent-encoded, so this path is not reached by them: write '{escaped}'"
+    ))
 }
 
 /// The path without the names of its placeholders, which are normal whatever they are.
@@ -296,7 +300,9 @@ mod tests {
             let why = never_requested(path).unwrap_or_default();
             assert!(why.ends_with(cause), "{path}: {why:?} should end with {cause:?}");
         }
-        for path in ["/", "/a", "/a/", "/*", "/a/*", "/a%2Fb", "/a%zz", "/100%", "/{é}", "/{a\\b}.x", "/a.b/.c"] {
+        for path in
+            ["/", "/a", "/a/", "/*", "/a/*", "/a%2Fb", "/a%zz", "/100%", "/{é}", "/{a\\b}.x", "/a.b/.c"]
+        {
             assert_eq!(never_requested(path), None, "{path}");
         }
     }

@@ -307,7 +307,9 @@ mod tests {
              Failed to render configuration: required value missing: no host (in spec.b[1]); \
              function \"printf\" not defined (in spec.d)"
         );
-        let Err(errors) = render(&json!({"spec": vec!["{{ nope }}"; 1000]}), &World) else { panic!("faults") };
+        let Err(errors) = render(&json!({"spec": vec!["{{ nope }}"; 1000]}), &World) else {
+            panic!("faults")
+        };
         assert_eq!(errors.0.len(), super::MAX_FAULTS);
     }
 

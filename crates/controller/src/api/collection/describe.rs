@@ -19,6 +19,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::{Collection, HistoryQuery, RevisionList, RollbackRequest};
 use crate::api::App;
 use crate::api::options::WriteQuery;
+use crate::api::preconditions::{ReadHeaders, WriteHeaders};
 
 /// An endpoint that every kind has.
 pub(super) struct Endpoint {
@@ -29,7 +30,8 @@ pub(super) struct Endpoint {
     id: &'static str,
     /// With `{}` where one artifact of the kind is named.
     summary: &'static str,
-    query: Option<fn() -> Vec<Parameter>>,
+    /// Its query parameters and headers.
+    asks: &'static [fn() -> Vec<Parameter>],
     body: Option<Shape>,
     answers: &'static [(u16, &'static str, Shape)],
 }
@@ -37,11 +39,16 @@ pub(super) struct Endpoint {
 /// What a body is.
 #[derive(Clone, Copy)]
 enum Shape {
+    /// No body at all.
+    Nothing,
     /// A document, or what the kind shows in its place.
     Document,
     /// The shape with this name.
     Named(&'static str),
 }
+
+/// What every write of one artifact asks.
+const WRITE: &[fn() -> Vec<Parameter>] = &[query::<WriteQuery>, headers::<WriteHeaders>];
 
 const ERROR: Shape = Shape::Named("ErrorBody");
 const STORED: (u16, &str, Shape) =
@@ -54,7 +61,9 @@ const ABSENT: (u16, &str, Shape) = (404, "There is none with this handle", ERROR
 const UNREADABLE: (u16, &str, Shape) = (404, "It did not exist then, or is not readable any more", ERROR);
 const LATE: (u16, &str, Shape) = (408, "The body did not arrive in time", ERROR);
 const TAKEN: (u16, &str, Shape) = (409, "The handle, or what no two artifacts may hold, is taken", ERROR);
-const STALE: (u16, &str, Shape) = (412, "`If-Match` names another revision", ERROR);
+const STALE: (u16, &str, Shape) =
+    (412, "`If-Match` names other revisions, or `If-None-Match` the present one", ERROR);
+const KNOWN: (u16, &str, Shape) = (304, "The client has it: `If-None-Match` names its tag", Shape::Nothing);
 const TOO_LARGE: (u16, &str, Shape) = (413, "The document is too large", ERROR);
 const UNAVAILABLE: (u16, &str, Shape) = (503, "The store is unavailable, or the outcome unknown", ERROR);
 
@@ -63,7 +72,7 @@ pub(super) const CREATE: Endpoint = Endpoint {
     below: "",
     id: "create",
     summary: "Creates {}.",
-    query: Some(query::<WriteQuery>),
+    asks: WRITE,
     body: Some(Shape::Document),
     answers: &[
         (200, "A dry run: the document would be stored", Shape::Document),
@@ -82,10 +91,11 @@ pub(super) const GET: Endpoint = Endpoint {
     below: "/{id}",
     id: "get",
     summary: "Gets {}.",
-    query: None,
+    asks: &[headers::<ReadHeaders>],
     body: None,
     answers: &[
         (200, "As stored, with its status", Shape::Document),
+        KNOWN,
         ABSENT,
         (503, "Nothing has been read from the store yet", ERROR),
     ],
@@ -96,7 +106,7 @@ pub(super) const REPLACE: Endpoint = Endpoint {
     below: "/{id}",
     id: "replace",
     summary: "Replaces {}, and makes anew what names it.",
-    query: Some(query::<WriteQuery>),
+    asks: WRITE,
     body: Some(Shape::Document),
     answers: &[STORED, NOT_LIVE, INVALID, ABSENT, LATE, TAKEN, STALE, TOO_LARGE, UNAVAILABLE],
 };
@@ -106,7 +116,7 @@ pub(super) const DELETE: Endpoint = Endpoint {
     below: "/{id}",
     id: "delete",
     summary: "Deletes {}.",
-    query: Some(query::<WriteQuery>),
+    asks: WRITE,
     body: None,
     answers: &[
         (200, "Deleted", Shape::Document),
@@ -122,7 +132,7 @@ pub(super) const HISTORY: Endpoint = Endpoint {
     below: "/{id}/revisions",
     id: "history",
     summary: "Lists the revisions of {}, newest first.",
-    query: Some(query::<HistoryQuery>),
+    asks: &[query::<HistoryQuery>],
     body: None,
     answers: &[
         (200, "Those still readable", Shape::Named("RevisionList")),
@@ -136,9 +146,14 @@ pub(super) const PAST: Endpoint = Endpoint {
     below: "/{id}/revisions/{revision}",
     id: "past",
     summary: "Gets {} as it was at a revision.",
-    query: None,
+    asks: &[headers::<ReadHeaders>],
     body: None,
-    answers: &[(200, "As it was, without what is secret of it", Shape::Document), UNREADABLE, UNAVAILABLE],
+    answers: &[
+        (200, "As it was, without what is secret of it", Shape::Document),
+        KNOWN,
+        UNREADABLE,
+        UNAVAILABLE,
+    ],
 };
 
 pub(super) const ROLLBACK: Endpoint = Endpoint {
@@ -146,7 +161,7 @@ pub(super) const ROLLBACK: Endpoint = Endpoint {
     below: "/{id}/rollback",
     id: "rollback",
     summary: "Makes a new revision of {} with the content it had, and makes anew what names it.",
-    query: Some(query::<WriteQuery>),
+    asks: WRITE,
     body: Some(Shape::Named("RollbackRequest")),
     answers: &[STORED, NOT_LIVE, INVALID, UNREADABLE, LATE, TAKEN, STALE, UNAVAILABLE],
 };
@@ -169,7 +184,7 @@ impl Endpoint {
                 operation = operation.parameter(segment(name, description, of));
             }
         }
-        for parameter in self.query.map(|query| query()).unwrap_or_default() {
+        for parameter in self.asks.iter().flat_map(|asks| asks()) {
             operation = operation.parameter(parameter);
         }
         let mut paths = Paths::new();
@@ -185,11 +200,11 @@ impl Endpoint {
             if *status == TOO_LARGE.0 && C::TOO_LARGE.as_u16() != TOO_LARGE.0 {
                 continue;
             }
-            let response = ResponseBuilder::new()
-                .description(*description)
-                .content("application/json", shape.content())
-                .build();
-            responses = responses.response(status.to_string(), response);
+            let mut response = ResponseBuilder::new().description(*description);
+            if let Some(content) = shape.content() {
+                response = response.content("application/json", content);
+            }
+            responses = responses.response(status.to_string(), response.build());
         }
         responses.build()
     }
@@ -197,17 +212,27 @@ impl Endpoint {
 
 impl Shape {
     fn request(self) -> utoipa::openapi::request_body::RequestBody {
-        let body = RequestBodyBuilder::new().required(Some(Required::True));
-        body.content("application/yaml", self.content()).content("application/json", self.content()).build()
+        let mut body = RequestBodyBuilder::new().required(Some(Required::True));
+        for format in ["application/yaml", "application/json"] {
+            if let Some(content) = self.content() {
+                body = body.content(format, content);
+            }
+        }
+        body.build()
     }
 
-    fn content(self) -> Content {
+    fn content(self) -> Option<Content> {
         let schema: RefOr<Schema> = match self {
+            Shape::Nothing => return None,
             Shape::Document => Value::schema(),
             Shape::Named(name) => Ref::from_schema_name(name).into(),
         };
-        ContentBuilder::new().schema(Some(schema)).build()
+        Some(ContentBuilder::new().schema(Some(schema)).build())
     }
+}
+
+fn headers<H: IntoParams>() -> Vec<Parameter> {
+    H::into_params(|| Some(ParameterIn::Header))
 }
 
 fn query<Q: IntoParams>() -> Vec<Parameter> {

@@ -15,10 +15,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing;
-use ferrogate_model::{Kind, ResourceName};
+use ferrogate_model::{Kind, ResourceName, Revision};
 use ferrogate_store::{Guard, StoredArtifact};
 use http::{HeaderMap, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 
 use self::describe::{CREATE, DELETE, GET, HISTORY, PAST, REPLACE, ROLLBACK};
@@ -26,8 +26,9 @@ use super::App;
 use super::body::{format, parse, read_body};
 use super::documents::{ResourceStatus, document, with_status};
 use super::error::{ApiError, etag};
-use super::json::json as answer;
+use super::json::{bodiless, json as answer};
 use super::options::{Params, Segments, WriteOptions, WriteQuery};
+use super::preconditions::Preconditions;
 use super::read::Reading;
 use super::refused::{named, not_found};
 use super::write::{Subject, Written};
@@ -35,7 +36,7 @@ use crate::auth::Principal;
 use crate::deploy::Admitted;
 use crate::metrics::Operation;
 
-pub use past::{HistoryQuery, RevisionInfo, RevisionList, RollbackRequest, list};
+pub use past::{HistoryQuery, Page, RevisionInfo, RevisionList, RollbackRequest, list};
 
 /// What the endpoints of one kind do in their own way.
 pub trait Collection: Send + Sync + 'static {
@@ -45,6 +46,9 @@ pub trait Collection: Send + Sync + 'static {
     const NAMES: (&'static str, &'static str);
     /// The status of the answer to a document that is too large.
     const TOO_LARGE: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
+    /// What the answer to a deletion says, done and only tried; where there is none its body is
+    /// empty.
+    const DELETED: Option<(&'static str, &'static str)>;
 
     /// Reads the body of a write as a document.
     fn read(
@@ -89,9 +93,6 @@ pub trait Collection: Send + Sync + 'static {
         with_status(admitted.source.clone(), status)
     }
 
-    /// The answer to a deletion, done or only tried; none has an empty body.
-    fn deleted(id: &str, written: Option<&Written>) -> Option<Value>;
-
     /// How a refused write to an artifact is worded.
     fn refused(_operation: Operation, _id: &str, error: ApiError) -> ApiError {
         error
@@ -121,7 +122,7 @@ async fn create<C: Collection>(
     let admitted = C::admit(&app, C::read(&app, &headers, body).await?, options.strict).await?;
     let refused = |error| C::refused(Operation::Create, admitted.name.handle.as_str(), error);
     if options.dry_run {
-        return preview::<C>(Operation::Create, &app, &admitted).await.map_err(refused);
+        return preview::<C>(Operation::Create, &app, &admitted, Guard::Absent).await.map_err(refused);
     }
     let writes = vec![(Subject::of(&admitted, Guard::Absent), Some(admitted.clone()))];
     let written = match app.write(Operation::Create, &caller, &options, writes).await {
@@ -142,13 +143,28 @@ async fn create<C: Collection>(
 async fn get<C: Collection>(
     State(app): State<Arc<App>>,
     Segments(id): Segments<String>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let reading = Reading::of(&app)?;
     let name = C::name(&id)?;
     let entry = reading.snapshot.get(&name).ok_or_else(|| not_found(&name))?;
-    let mut response = answer(StatusCode::OK, &C::shown(&entry.stored)?);
-    response.headers_mut().insert(http::header::ETAG, etag(entry.stored.revision));
-    Ok(reading.mark(response))
+    Ok(reading.mark(tagged(&headers, entry.stored.revision, || C::shown(&entry.stored))?))
+}
+
+/// A document with the tag of its revision; to a client that has it, 304 and the tag.
+fn tagged(
+    headers: &HeaderMap,
+    revision: Revision,
+    shown: impl FnOnce() -> Result<Value, ApiError>,
+) -> Result<Response, ApiError> {
+    // A read whose condition cannot be read is answered whole: nothing is lost by it.
+    let mut response = if Preconditions::read(headers).is_ok_and(|known| known.has(revision)) {
+        bodiless(StatusCode::NOT_MODIFIED)
+    } else {
+        answer(StatusCode::OK, &shown()?)
+    };
+    response.headers_mut().insert(http::header::ETAG, etag(revision));
+    Ok(response)
 }
 
 async fn replace<C: Collection>(
@@ -175,10 +191,11 @@ async fn replace<C: Collection>(
         // judge; for a faulty one what this replica knows decides between the two refusals.
         Err(error) => return Err(if exists(&app, &name) { error } else { refused(not_found(&name)) }),
     };
+    let guard = guard(&app, &options, Guard::Present, &name).await.map_err(refused)?;
     if options.dry_run {
-        return preview::<C>(Operation::Update, &app, &admitted).await.map_err(refused);
+        return preview::<C>(Operation::Update, &app, &admitted, guard).await.map_err(refused);
     }
-    let writes = vec![(Subject::of(&admitted, options.guard_present()), Some(admitted.clone()))];
+    let writes = vec![(Subject::of(&admitted, guard), Some(admitted.clone()))];
     let written = app.write(Operation::Update, &caller, &options, writes).await.map_err(refused)?;
     stored::<C>(Operation::Update, &admitted, &written)
 }
@@ -193,21 +210,45 @@ async fn delete<C: Collection>(
     let options = WriteOptions::read(&query, &headers)?;
     let refused = |error| C::refused(Operation::Delete, &id, error);
     let name = C::name(&id).map_err(refused)?;
-    let body = |body: Option<Value>, status| match body {
-        Some(body) => answer(status, &body),
-        None => Response::new(Body::empty()),
-    };
+    let guard = guard(&app, &options, Guard::Present, &name).await.map_err(refused)?;
     if options.dry_run {
-        if !exists(&app, &name) {
-            return Err(refused(not_found(&name)));
-        }
-        return Ok(body(C::deleted(&id, None), StatusCode::OK));
+        super::preview::allowed(&Reading::of(&app)?.snapshot, &name, guard).map_err(refused)?;
+        return Ok(deleted::<C>(&id, None));
     }
-    let writes = vec![(Subject::bare(name, options.guard_present()), None)];
+    let writes = vec![(Subject::bare(name, guard), None)];
     let written = app.write(Operation::Delete, &caller, &options, writes).await.map_err(refused)?;
-    let mut response = body(C::deleted(&id, Some(&written)), written.status(StatusCode::OK));
+    let mut response = deleted::<C>(&id, Some(&written));
     written.headers(response.headers_mut(), false);
     Ok(response)
+}
+
+/// The answer to a deletion, done or only tried.
+fn deleted<C: Collection>(id: &str, written: Option<&Written>) -> Response {
+    let status = written.map_or(StatusCode::OK, |written| written.status(StatusCode::OK));
+    let Some((done, tried)) = C::DELETED else { return bodiless(status) };
+    let message = if written.is_some() { done } else { tried };
+    let mut body = json!({"status": "success", "message": message, "id": id});
+    if let Some(written) = written {
+        body["revision"] = Value::from(written.deployed.committed.last.0);
+        if let Some(live) = &written.live {
+            body["live"] = json!(live);
+        }
+    }
+    answer(status, &body)
+}
+
+/// The guard of a write to this artifact that would have `plain` without preconditions.
+async fn guard(
+    app: &App,
+    options: &WriteOptions,
+    plain: Guard,
+    name: &ResourceName,
+) -> Result<Guard, ApiError> {
+    if options.preconditions.ask_for_absence() {
+        app.deployer.catch_up().await?;
+    }
+    let known = app.replica.current().and_then(|snapshot| Some(snapshot.get(name)?.stored.revision));
+    options.preconditions.guard(plain, name, known)
 }
 
 /// A document that pins the id of an artifact that exists is that artifact, whatever its name
@@ -257,17 +298,9 @@ async fn preview<C: Collection>(
     operation: Operation,
     app: &Arc<App>,
     admitted: &Admitted,
+    guard: Guard,
 ) -> Result<Response, ApiError> {
-    let create = operation == Operation::Create;
-    super::preview::check(app, std::slice::from_ref(admitted), create).await?;
-    tried::<C>(operation, app, admitted).await
-}
-
-async fn tried<C: Collection>(
-    operation: Operation,
-    app: &Arc<App>,
-    admitted: &Admitted,
-) -> Result<Response, ApiError> {
+    super::preview::check(app, admitted, guard).await?;
     let subject = Subject::of(admitted, Guard::Any);
     let plan = app.plan(vec![(subject, Some(admitted.clone()))]).await?;
     let mut status = ResourceStatus::of_admitted(admitted);

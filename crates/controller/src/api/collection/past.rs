@@ -13,15 +13,16 @@ use ferrogate_model::{Kind, ResourceName, Revision};
 use ferrogate_store::{Change, Guard, StoredArtifact};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Collection, stored, tried};
+use super::{Collection, guard, preview, stored, tagged};
 use crate::api::App;
 use crate::api::body::{format, parse, read_body};
-use crate::api::documents::{document, timestamp, whole};
-use crate::api::error::{ApiError, etag};
+use crate::api::documents::{self, document, timestamp};
+use crate::api::error::ApiError;
 use crate::api::json::json as answer;
-use crate::api::options::{Params, Segments, WriteOptions, WriteQuery};
+use crate::api::options::{Params, Segments, WriteOptions, WriteQuery, whole};
 use crate::api::refused::{not_found, title};
 use crate::api::write::Subject;
 use crate::auth::Principal;
@@ -29,16 +30,29 @@ use crate::metrics::Operation;
 
 /// Revisions listed when the client names no limit, and the most it may name.
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1_000;
+const MAX_LIMIT: u64 = 1_000;
+
+/// What a rollback is told as.
+const ROLLBACK_BODY: &str = "it must be a map with 'revision', a whole number, and nothing else";
 
 /// How much of a history to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct HistoryQuery {
     /// The most revisions listed; 50 unless said, at most 1000.
-    pub limit: Option<usize>,
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 1000)]
+    pub limit: Option<String>,
     /// Only revisions below this one: the next page.
-    pub before: Option<u64>,
+    #[param(value_type = Option<u64>)]
+    pub before: Option<String>,
+}
+
+/// A part of a history.
+pub struct Page {
+    /// The most revisions.
+    pub limit: usize,
+    /// Only revisions below this one.
+    pub before: Option<Revision>,
 }
 
 /// One change.
@@ -87,8 +101,8 @@ pub(super) async fn history<C: Collection>(
     Params(query): Params<HistoryQuery>,
 ) -> Result<Response, ApiError> {
     let name = C::name(&id)?;
-    let before = query.before.map(Revision);
-    let changes = app.store.revisions(&name, before, query.limit()).await?;
+    let Page { limit, before } = query.page()?;
+    let changes = app.store.revisions(&name, before, limit).await?;
     // The page after the last one is empty; what never existed has no page at all.
     if changes.is_empty() && (before.is_none() || app.store.revisions(&name, None, 1).await?.is_empty()) {
         return Err(not_found(&name));
@@ -99,14 +113,13 @@ pub(super) async fn history<C: Collection>(
 pub(super) async fn past<C: Collection>(
     State(app): State<Arc<App>>,
     Segments((id, revision)): Segments<(String, String)>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let name = C::name(&id)?;
     let revision =
         revision.parse().map_err(|_| ApiError::BadRequest(format!("'{revision}' is not a revision")))?;
     let was = artifact_at(&app, &name, Revision(revision)).await?;
-    let mut response = answer(StatusCode::OK, &document(&was)?);
-    response.headers_mut().insert(http::header::ETAG, etag(was.revision));
-    Ok(response)
+    tagged(&headers, was.revision, || document(&was))
 }
 
 pub(super) async fn rollback<C: Collection>(
@@ -119,23 +132,29 @@ pub(super) async fn rollback<C: Collection>(
 ) -> Result<Response, ApiError> {
     let options = WriteOptions::read(&query, &headers)?;
     let request = RollbackRequest::read(&app, &headers, body).await?;
-    let was = artifact_at(&app, &C::name(&id)?, Revision(request.revision)).await?;
-    let admitted = C::admit(&app, whole(&was)?, options.strict).await?;
-    if options.dry_run {
-        return tried::<C>(Operation::Rollback, &app, &admitted).await;
-    }
+    let name = C::name(&id)?;
+    let was = artifact_at(&app, &name, Revision(request.revision)).await?;
+    let admitted = C::admit(&app, documents::whole(&was)?, options.strict).await?;
     // A deleted artifact comes back, so it need not exist unless the client says so.
-    let guard = options.if_match.map_or(Guard::Any, |_| options.guard_present());
+    let guard = guard(&app, &options, Guard::Any, &name).await?;
+    if options.dry_run {
+        return preview::<C>(Operation::Rollback, &app, &admitted, guard).await;
+    }
     let writes = vec![(Subject::of(&admitted, guard), Some(admitted.clone()))];
     let written = app.write(Operation::Rollback, &caller, &options, writes).await?;
     stored::<C>(Operation::Rollback, &admitted, &written)
 }
 
 impl HistoryQuery {
-    /// The limit to use.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+    /// What it asks for.
+    ///
+    /// # Errors
+    /// When a parameter is no number, or out of range.
+    pub fn page(&self) -> Result<Page, ApiError> {
+        let limit = whole("limit", self.limit.as_deref(), 1..=MAX_LIMIT)?;
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(DEFAULT_LIMIT);
+        let before = whole("before", self.before.as_deref(), 0..=u64::MAX)?.map(Revision);
+        Ok(Page { limit, before })
     }
 }
 
@@ -162,13 +181,16 @@ impl RollbackRequest {
     /// When it names no revision.
     pub async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<RollbackRequest, ApiError> {
         let text = read_body(body, app.settings.max_document_bytes, app.settings.body_timeout).await?;
+        let refused = |why: String| ApiError::BadRequest(format!("failed to parse rollback request: {why}"));
+        if text.trim().is_empty() {
+            return Err(refused(format!("the body is empty, and {ROLLBACK_BODY}")));
+        }
         let value = parse(text, format(headers)).await?;
-        serde_json::from_value(value).map_err(|_| {
-            ApiError::BadRequest(
-                "failed to parse rollback request: it must be a map with 'revision', a whole number"
-                    .to_owned(),
-            )
-        })
+        let unknown = value.as_object().into_iter().flat_map(Map::keys).find(|name| *name != "revision");
+        if let Some(name) = unknown {
+            return Err(refused(format!("unknown field '{name}': {ROLLBACK_BODY}")));
+        }
+        serde_json::from_value(value).map_err(|_| refused(ROLLBACK_BODY.to_owned()))
     }
 }
 
