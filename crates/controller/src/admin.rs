@@ -19,6 +19,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::api::App;
 use crate::api::certificates;
@@ -129,8 +130,7 @@ async fn config_dump(State(admin): State<Arc<Admin>>) -> Response {
             let stored = &entry.stored;
             let mut configuration = serde_json::from_str(&stored.source).unwrap_or(Value::Null);
             redact(&mut configuration);
-            apis.push(json!({
-                "id": stored.uuid.to_string(),
+            let mut api = json!({
                 "configuration": configuration,
                 "metadata": {
                     "status": if stored.payload.is_some() { "deployed" } else { "undeployed" },
@@ -138,7 +138,12 @@ async fn config_dump(State(admin): State<Arc<Admin>>) -> Response {
                     "updatedAt": timestamp(stored.updated_at),
                     "deployedAt": stored.payload.as_ref().and_then(|_| timestamp(stored.updated_at)),
                 },
-            }));
+            });
+            // The handle's form as a UUID, if it has one (contract 1.6).
+            if let Ok(id) = Uuid::parse_str(stored.name.handle.as_str()) {
+                api["id"] = json!(id.to_string());
+            }
+            apis.push(api);
         }
     }
     let policies = catalogue(&admin.app.admission.registry);

@@ -52,6 +52,7 @@ async fn the_dump_shows_everything_but_secrets() {
     let body = dump.json();
     assert_eq!(body["apis"][0]["configuration"]["metadata"]["name"], "x");
     assert_eq!(body["apis"][0]["metadata"]["status"], "deployed");
+    assert_eq!(body["apis"][0].get("id"), None, "the handle is no UUID");
     assert_eq!(body["statistics"]["totalApis"], 1);
     assert!(
         body["policies"].as_array().is_some_and(|list| list.iter().any(|one| one["name"] == "basic-auth"))
