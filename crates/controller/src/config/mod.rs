@@ -178,10 +178,7 @@ impl Config {
             admin_password: reader.secret("controller.admin_password"),
             jwt: access::jwt(reader),
             immutable: immutable(reader),
-            custom_certs: CertificateFiles {
-                required: reader.is_set(certificates::SETTING),
-                path: reader.path(certificates::SETTING, CUSTOM_CERTS),
-            },
+            custom_certs: custom_certs(reader),
             shutdown_timeout: reader.duration(
                 "controller.server.shutdown_timeout",
                 Duration::from_secs(15),
@@ -191,11 +188,7 @@ impl Config {
             defaults: defaults(reader),
             max_document_bytes: size(reader, "controller.limits.document_bytes", MAX_DOCUMENT_BYTES),
             max_bundle_bytes: size(reader, "controller.limits.bundle_bytes", MAX_BUNDLE_BYTES),
-            body_timeout: reader.duration(
-                "controller.limits.body_timeout",
-                Duration::from_secs(30),
-                Duration::from_millis(1)..=HOUR,
-            ),
+            body_timeout: body_timeout(reader),
             data_dir,
             join_token_file,
             stream_tls,
@@ -242,6 +235,16 @@ fn listen(
 fn size(reader: &mut Reader<'_>, key: &str, limit: usize) -> usize {
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
     usize::try_from(reader.integer(key, limit, 1..=limit)).unwrap_or(usize::MAX)
+}
+
+fn body_timeout(reader: &mut Reader<'_>) -> Duration {
+    let limits = Duration::from_millis(1)..=HOUR;
+    reader.duration("controller.limits.body_timeout", Duration::from_secs(30), limits)
+}
+
+fn custom_certs(reader: &mut Reader<'_>) -> CertificateFiles {
+    let path = reader.path(certificates::SETTING, CUSTOM_CERTS);
+    CertificateFiles { path, required: reader.is_set(certificates::SETTING) }
 }
 
 /// What an artifact's omitted hosts are (contract 4.3).

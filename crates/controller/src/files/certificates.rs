@@ -93,36 +93,47 @@ fn document(file: &Path, text: &str) -> serde_json::Value {
     })
 }
 
-/// Deploys what the files hold; while the database does not answer, it asks again.
-pub(super) async fn import(target: Target, admitted: Vec<(String, Admitted)>, token: CancellationToken) {
-    for (origin, one) in admitted {
-        let mut backoff = Backoff::for_outages();
-        let mut told = false;
-        loop {
-            let error = match bring(&target, &one).await {
-                Ok(Imported::Before) => break,
-                Ok(Imported::Now) => {
-                    tracing::info!(file = origin, name = %one.name, "certificate imported");
-                    break;
+/// Deploys what the files hold. What cannot be deployed now, for want of a database above all,
+/// is tried again and keeps nothing else waiting.
+pub(super) async fn import(target: Target, mut pending: Vec<(String, Admitted)>, token: CancellationToken) {
+    let mut backoff = Backoff::for_outages();
+    let mut told = false;
+    loop {
+        let mut failed = None;
+        let mut left = Vec::new();
+        for (origin, one) in pending {
+            match bring(&target, &one).await {
+                Ok(imported) => imported.tell(&origin, &one),
+                Err(error) => {
+                    failed = Some(error);
+                    left.push((origin, one));
                 }
-                Ok(Imported::Foreign { author }) => {
-                    tracing::warn!(
-                        file = origin, name = %one.name, author,
-                        "certificate not imported: another of this name was deployed, and stays"
-                    );
-                    break;
-                }
-                Err(error) => error,
-            };
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!(file = origin, name = %one.name, %error, "certificate not imported yet");
             }
-            tokio::select! {
-                biased;
-                // Both arms only wait.
-                () = token.cancelled() => return,
-                () = tokio::time::sleep(backoff.next_delay()) => {}
-            }
+        }
+        let Some(error) = failed else { return };
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(files = left.len(), %error, "certificates not imported yet");
+        }
+        pending = left;
+        tokio::select! {
+            biased;
+            // Both arms only wait.
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+impl Imported {
+    fn tell(self, origin: &str, admitted: &Admitted) {
+        let name = &admitted.name;
+        match self {
+            Imported::Before => tracing::debug!(file = origin, %name, "certificate imported before"),
+            Imported::Now => tracing::info!(file = origin, %name, "certificate imported"),
+            Imported::Foreign { author } => tracing::warn!(
+                file = origin, %name, author,
+                "certificate not imported: another of this name was deployed, and stays"
+            ),
         }
     }
 }

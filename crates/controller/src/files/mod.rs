@@ -107,6 +107,14 @@ pub async fn put_into_effect(
     }
 }
 
+impl Target {
+    /// This store, as this replica sees it.
+    #[must_use]
+    pub fn new(store: &Arc<dyn Store>, replica: &Arc<Replica>, deployer: &Deployer) -> Target {
+        Target { store: Arc::clone(store), replica: Arc::clone(replica), deployer: deployer.clone() }
+    }
+}
+
 impl Folder<'_> {
     /// The files of the folder and those below it, in the order of their paths.
     fn files(&self) -> Result<Vec<PathBuf>, FilesError> {

@@ -115,8 +115,7 @@ impl Controller {
         }
         let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), Arc::new(SystemClock));
         let admission = Arc::new(admission(&config, parts.registry, parts.services));
-        let target =
-            Target { store: Arc::clone(&store), replica: Arc::clone(&replica), deployer: deployer.clone() };
+        let target = Target::new(&store, &replica, &deployer);
         files::put_into_effect(&config, &admission, target, &back).await?;
         let app = Arc::new(App {
             admission,
