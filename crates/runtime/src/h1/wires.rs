@@ -255,9 +255,8 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         }
         if self.upload.awaits_body() {
             self.interim.go_on();
-            if self.interim.poll_write(self.client, cx).is_pending() {
-                return None;
-            }
+            // One that does not take it yet may send its body all the same.
+            let _all_taken = self.interim.poll_write(self.client, cx);
         }
         let polled = self.upload.poll(self.client, &mut lease.wire, &self.worker.h1.stock, cx);
         if self.timed && self.read_at.is_none() && self.upload.is_read() {
