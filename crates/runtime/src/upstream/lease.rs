@@ -4,10 +4,10 @@
 //! differs. `upstream::send` gets leases from [`super::pool`] and hands them to the
 //! response's body, which gives them back.
 
-use http::header::{HOST, TE};
+use http::header::{HOST, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::TrySendError;
 
 use super::body::OutgoingBody;
@@ -68,7 +68,7 @@ impl Lease {
     /// With what is known of the request's fate.
     pub async fn send(&mut self, request: Request<OutgoingBody>) -> Result<Response<Incoming>, NotAnswered> {
         match self {
-            Lease::Kept(kept) => kept.sender.try_send_request(request).await.map_err(not_answered),
+            Lease::Kept(kept) => kept.sender.try_send_request(framed(request)).await.map_err(not_answered),
             Lease::Shared(slot, scheme) => {
                 let sent = slot.sender.try_send_request(dressed(request, *scheme)).await;
                 sent.map_err(|error| {
@@ -113,6 +113,15 @@ fn is_refusal(error: &h2::Error) -> bool {
             || (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR)))
 }
 
+/// A body of unknown length goes in chunks (RFC 9112, 6.1), which must be said: of a GET or HEAD
+/// without such a word hyper takes the body away and sends the rest.
+fn framed(mut request: Request<OutgoingBody>) -> Request<OutgoingBody> {
+    if request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    request
+}
+
 /// HTTP/2 has scheme and host beside the headers (RFC 9113, 8.3.1).
 fn dressed(mut request: Request<OutgoingBody>, scheme: Scheme) -> Request<OutgoingBody> {
     let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
@@ -131,6 +140,8 @@ fn dressed(mut request: Request<OutgoingBody>, scheme: Scheme) -> Request<Outgoi
         // Said hop by hop, and gRPC servers insist on hearing it.
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
     }
+    // One that was meant for HTTP/1.1 first.
+    request.headers_mut().remove(TRANSFER_ENCODING);
     *request.version_mut() = http::Version::HTTP_2;
     request
 }
@@ -155,8 +166,22 @@ mod tests {
     use http::Request;
     use http_body_util::Full;
 
-    use super::{dressed, undressed};
+    use super::{dressed, framed, undressed};
     use crate::upstream::body::OutgoingBody;
+
+    #[test]
+    fn a_body_of_unknown_length_is_chunked_over_http1_and_only_there() {
+        let framing = |body: OutgoingBody| {
+            let request = Request::get("/a").header("host", "books.example").body(body).expect("a request");
+            let sent = framed(request);
+            let chunked = sent.headers().get("transfer-encoding").is_some_and(|coding| coding == "chunked");
+            assert!(!dressed(sent, Scheme::Http).headers().contains_key("transfer-encoding"));
+            chunked
+        };
+        assert!(framing(OutgoingBody::Chunks(tokio::sync::mpsc::channel(1).1)));
+        assert!(!framing(OutgoingBody::Whole(Full::new(Bytes::from_static(b"abc")))));
+        assert!(!framing(OutgoingBody::Whole(Full::new(Bytes::new()))));
+    }
 
     #[test]
     fn a_request_is_dressed_for_http2_and_back() {

@@ -15,7 +15,33 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::backend::Backend;
-use crate::support::{Client, Gateway, api, get, raw, request};
+use crate::support::{Client, Gateway, api, get, probes, raw, request};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_in_chunks_reaches_its_upstream_whatever_the_method() {
+    let (gateway, backend) = (Gateway::start().await, Backend::start().await);
+    let guarded = api("/guarded", "http://unused", |spec| {
+        let breaker = json!({ "maxRequests": 10 });
+        spec["upstreamDefinitions"] =
+            json!([{ "name": "d", "upstreams": [{ "url": backend.url() }], "circuitBreaker": breaker }]);
+        spec["upstream"] = json!({ "main": { "ref": "d" } });
+    });
+    let changed = api("/changed", &backend.url(), |spec| {
+        spec["policies"] = probes(&[json!({ "do": "stream-request" })]);
+    });
+    gateway.deploy(&[api("/plain", &backend.url(), |_| {}), guarded, changed]).await;
+    for method in ["GET", "POST", "DELETE"] {
+        for (context, expected) in [("plain", "abc"), ("guarded", "abc"), ("changed", "ABC|END")] {
+            let sent = format!(
+                "{method} /{context}/x HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\
+                 transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+            );
+            let answer = raw(gateway.http, sent.as_bytes()).await;
+            let body = format!("\"body\":\"{expected}\"");
+            assert!(answer.contains(&body), "{method} {context}: {answer}");
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_path_is_rewritten_and_the_query_kept() {
