@@ -4,8 +4,6 @@
 //! policy, its budget and the request itself allow it. `walk` calls it and gets the one
 //! response that counts.
 
-use std::sync::Arc;
-
 use http::Request;
 use http::header::HOST;
 use smallvec::SmallVec;
@@ -15,8 +13,7 @@ use super::walk::{Outgoing, Walk};
 use crate::access_log::Record;
 use crate::error::{Failure, Reason};
 use crate::upstream::body::OutgoingBody;
-use crate::upstream::group::Member;
-use crate::upstream::pick::{Guard, PickInput, Picked};
+use crate::upstream::pick::{Guard, PickInput, Picked, Tried};
 use crate::upstream::retry::{Ended, Retry, is_idempotent};
 use crate::upstream::steering::{Steering, inject};
 use crate::upstream::{Reply, Unanswered, copy_of};
@@ -71,7 +68,7 @@ async fn repeatedly<'a>(
     let _under_way = retry.begin();
     let spare = copy_of(&request);
     let repeatable = spare.is_some() && is_idempotent(request.method());
-    let mut tried: SmallVec<[Arc<Member>; 2]> = SmallVec::new();
+    let mut tried: SmallVec<[Tried<'a>; 2]> = SmallVec::new();
     let mut retries = 0;
     let mut _running = None;
     loop {
@@ -87,9 +84,7 @@ async fn repeatedly<'a>(
             }
             let unsent = attempt.as_mut().err().and_then(|unanswered| unanswered.unsent.take());
             let mut next = unsent.or_else(|| spare.as_ref().and_then(copy_of))?;
-            if let Picked::Guarded(guard) = &picked {
-                tried.push(guard.member().clone());
-            }
+            tried.push(picked.tried());
             let dice = walk.worker.balancer.with_dice(fastrand::Rng::f64);
             let (running, wait) = retry.take(retries, dice)?;
             walk.deadlines.bound(&record.traffic, tokio::time::sleep(wait)).await.ok()?;

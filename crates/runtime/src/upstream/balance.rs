@@ -12,7 +12,7 @@ use super::choose;
 use super::group::{Chance, Group};
 use super::pick::{Guard, PickInput, Picked};
 use crate::error::{Failure, Reason};
-use crate::router::Target;
+use crate::router::{Endpoint, Target};
 
 /// Counters are shared by targets whose addresses fall into the same slot. Two busy targets
 /// in one slot still get their shares on average; only the strict alternation is lost.
@@ -49,11 +49,11 @@ impl Balancer {
         }
         let endpoint = match target.endpoints.as_slice() {
             [only] => Some(only),
-            several => choose::at_turn(
-                several.iter().map(|endpoint| u32::from(endpoint.weight)),
-                self.turn(std::ptr::from_ref(target).addr()),
-            )
-            .and_then(|index| several.get(index)),
+            several => {
+                let shares = several.iter().map(share_for(several, input));
+                choose::at_turn(shares, self.turn(std::ptr::from_ref(target).addr()))
+                    .and_then(|index| several.get(index))
+            }
         };
         let endpoint = endpoint.filter(|endpoint| endpoint.weight > 0);
         endpoint
@@ -81,4 +81,15 @@ impl Balancer {
         let slot = (address >> 6) % SLOTS;
         self.turns.get(slot).map_or(0, |turn| turn.replace(turn.get().wrapping_add(1)))
     }
+}
+
+/// The shares of a plain target's endpoints: their weights, but nothing for those that failed the
+/// request before, while there is another.
+fn share_for<'t>(
+    several: &'t [Endpoint],
+    input: &'t PickInput<'_>,
+) -> impl Fn(&Endpoint) -> u32 + Clone + 't {
+    let is_left = |endpoint: &Endpoint| endpoint.weight > 0 && !input.has_tried(endpoint);
+    let avoid = !input.tried.is_empty() && several.iter().any(is_left);
+    move |endpoint| if avoid && input.has_tried(endpoint) { 0 } else { u32::from(endpoint.weight) }
 }

@@ -28,7 +28,17 @@ pub struct PickInput<'a> {
     /// The client's address.
     pub client: IpAddr,
     /// Endpoints that failed this very request; avoided while there are others.
-    pub tried: &'a [Arc<Member>],
+    pub tried: &'a [Tried<'a>],
+}
+
+/// An endpoint that was asked already. The same address may be a target's endpoint twice, and
+/// once more in a later snapshot, so it is told by its place in memory.
+#[derive(Clone)]
+pub enum Tried<'t> {
+    /// Of a plain target.
+    Plain(&'t Endpoint),
+    /// Of a guarded one.
+    Guarded(Arc<Member>),
 }
 
 /// An endpoint to send a request to.
@@ -47,6 +57,29 @@ pub struct Guard {
     member: Arc<Member>,
     begun: Instant,
     cookie: Option<HeaderValue>,
+}
+
+impl PickInput<'_> {
+    /// Whether this endpoint of a plain target failed the request before.
+    pub(super) fn has_tried(&self, endpoint: &Endpoint) -> bool {
+        self.tried.iter().any(|tried| matches!(tried, Tried::Plain(tried) if std::ptr::eq(*tried, endpoint)))
+    }
+
+    /// As [`PickInput::has_tried`], of a guarded one.
+    pub(super) fn has_tried_member(&self, member: &Arc<Member>) -> bool {
+        self.tried.iter().any(|tried| matches!(tried, Tried::Guarded(tried) if Arc::ptr_eq(tried, member)))
+    }
+}
+
+impl<'t> Picked<'t> {
+    /// To avoid it in a second pick.
+    #[must_use]
+    pub fn tried(&self) -> Tried<'t> {
+        match self {
+            Picked::Plain(endpoint) => Tried::Plain(endpoint),
+            Picked::Guarded(guard) => Tried::Guarded(guard.member.clone()),
+        }
+    }
 }
 
 impl Picked<'_> {
@@ -108,7 +141,7 @@ impl Guard {
         Guard { group, member, begun: now, cookie }
     }
 
-    /// The endpoint's place in its group, to avoid it in a second pick.
+    /// The endpoint in its group.
     #[must_use]
     pub fn member(&self) -> &Arc<Member> {
         &self.member

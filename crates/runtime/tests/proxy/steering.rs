@@ -58,22 +58,29 @@ async fn a_status_that_is_listed_is_tried_again_where_that_changes_nothing() {
 async fn another_endpoint_is_tried_and_sees_the_whole_request_under_its_own_name() {
     let (gateway, sound) = (one_worker().await, Backend::start().await);
     let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
-    let document = api("/two", "http://unused", |spec| {
-        spec["upstreamDefinitions"] = json!([{
-            "name": "d",
-            "upstreams": [{ "url": format!("http://{gone}") }, { "url": sound.url() }],
-            "loadBalancing": { "policy": "least-request" },
-        }]);
-        spec["upstream"] = json!({ "main": { "ref": "d" } });
-        spec["resilience"] = json!({ "retry": { "backoff": { "base": "1ms" } } });
-    });
-    gateway.deploy(&[document]).await;
+    let two = |context: &str, balancing: Value| {
+        api(context, "http://unused", |spec| {
+            // Most turns are the dead one's, so that two in a row come up.
+            let gone = json!({ "url": format!("http://{gone}"), "weight": 75 });
+            spec["upstreamDefinitions"] = json!([{
+                "name": "d",
+                "upstreams": [gone, { "url": sound.url(), "weight": 25 }],
+                "loadBalancing": balancing,
+            }]);
+            spec["upstream"] = json!({ "main": { "ref": "d" } });
+            spec["resilience"] = json!({ "retry": { "backoff": { "base": "1ms" } } });
+        })
+    };
+    let least = json!({ "policy": "least-request" });
+    gateway.deploy(&[two("/least", least), two("/turns", json!({ "policy": "round-robin" }))]).await;
     for round in 0..8 {
-        // Nothing was sent where nobody listens, so even a POST goes on elsewhere.
-        let reply = gateway.call(request("POST", "/two/x", "the body")).await;
-        assert_eq!(reply.status, StatusCode::OK, "{round}: {reply:?}");
-        assert_eq!(reply.json()["headers"]["host"][0], sound.address.to_string());
-        assert_eq!(reply.json()["body"], "the body");
+        for path in ["/least/x", "/turns/x"] {
+            // Nothing was sent where nobody listens, so even a POST goes on elsewhere.
+            let reply = gateway.call(request("POST", path, "the body")).await;
+            assert_eq!(reply.status, StatusCode::OK, "{path} {round}: {reply:?}");
+            assert_eq!(reply.json()["headers"]["host"][0], sound.address.to_string());
+            assert_eq!(reply.json()["body"], "the body");
+        }
     }
 }
 

@@ -225,9 +225,8 @@ impl Group {
         if usable.is_empty() {
             return Err(overflow());
         }
-        let tried = |member: &Arc<Member>| input.tried.iter().any(|tried| Arc::ptr_eq(tried, member));
-        if usable.iter().any(|member| !tried(member)) {
-            usable.retain(|member| !tried(member));
+        if usable.iter().any(|member| !input.has_tried_member(member)) {
+            usable.retain(|member| !input.has_tried_member(member));
         }
         Ok(self.weighted(&usable, now))
     }

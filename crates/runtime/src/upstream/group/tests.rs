@@ -18,7 +18,7 @@ use crate::error::Reason;
 use crate::head::RequestParts;
 use crate::router::{Endpoint, Target};
 use crate::upstream::balance::Balancer;
-use crate::upstream::pick::{Guard, PickInput, Picked};
+use crate::upstream::pick::{Guard, PickInput, Picked, Tried};
 use crate::upstream::states::EndpointState;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -85,7 +85,8 @@ impl World {
     }
 
     fn try_pick(&self, head: &RequestParts, tried: &[Arc<Member>]) -> Result<Guard, Reason> {
-        let input = PickInput { header: &|name| head.get(name), client: CLIENT, tried };
+        let tried: Vec<Tried<'_>> = tried.iter().cloned().map(Tried::Guarded).collect();
+        let input = PickInput { header: &|name| head.get(name), client: CLIENT, tried: &tried };
         self.balancer.pick_guarded(&self.group, &input, self.now).map_err(|failure| failure.reason)
     }
 
