@@ -172,6 +172,7 @@ fn group(
         artifact: making.artifact.clone(),
         definition: definition.name.clone(),
         check: definition.health_check.clone(),
+        counts: definition.circuit_breaker.is_some_and(|breaker| breaker.max_connections.is_some()),
         states: Arc::downgrade(states),
     };
     let targets = endpoints.iter().zip(zones);
@@ -198,5 +199,6 @@ fn endpoint(url: &TargetUrl, protocol: UpstreamProtocol, weight: u8) -> Endpoint
         port: url.port,
         address: None,
         weight,
+        owner: None,
     }
 }

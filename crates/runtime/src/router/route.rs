@@ -92,6 +92,9 @@ pub struct Endpoint {
     pub address: Option<IpAddr>,
     /// Its share of the target's requests, 1 to 100.
     pub weight: u8,
+    /// Where its connections are counted, whose they are: no other endpoint of the same address
+    /// uses them, and it uses no other's.
+    pub owner: Option<u64>,
 }
 
 /// Limits in time; `None` is no limit (`0s` in the artifact or the configuration).

@@ -64,6 +64,8 @@ pub struct Recruiter {
     pub definition: String,
     /// How its endpoints are asked whether they are well, where they are.
     pub check: Option<HealthCheck>,
+    /// Their connections are counted.
+    pub counts: bool,
     /// What is known of endpoints.
     pub states: Weak<States>,
 }
@@ -131,7 +133,7 @@ impl Recruiter {
             .map(|check| states.checks.of(Checked { scheme, host, port, address, tls, check }, now));
         let name = format!("{}/{}", self.artifact, self.definition);
         let member = Member::new(endpoint.clone(), states.endpoint(key, now), local, &name);
-        Arc::new(member.checked(health))
+        Arc::new(member.checked(health).counted(self.counts))
     }
 }
 
@@ -236,6 +238,7 @@ mod tests {
             artifact: "rest-apis/a".parse().expect("a name"),
             definition: "d".to_owned(),
             check: None,
+            counts: false,
             states: Arc::downgrade(states),
         };
         let endpoint = |host: &&str| Endpoint {
@@ -246,6 +249,7 @@ mod tests {
             port: 80,
             address: None,
             weight: 1,
+            owner: None,
         };
         let targets: Vec<Named> =
             hosts.iter().map(|host| Named::new(endpoint(host), false, &recruiter, states)).collect();

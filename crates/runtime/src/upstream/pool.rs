@@ -64,8 +64,9 @@ struct Idle {
 /// What tells two targets apart. Owned in the map, borrowed from the route at lookup.
 pub(super) struct Key(Rc<Endpoint>);
 
-/// Who is at the other end, and how it has proved so.
-type Parts<'a> = (Scheme, UpstreamProtocol, Option<&'a UpstreamTls>, &'a str, u16, Option<IpAddr>);
+/// Who is at the other end, how it has proved so, and whose the connection is.
+type Parts<'a> =
+    (Scheme, UpstreamProtocol, Option<&'a UpstreamTls>, &'a str, u16, Option<IpAddr>, Option<u64>);
 
 pub(super) trait Address {
     fn address(&self) -> Parts<'_>;
@@ -89,7 +90,7 @@ impl Address for Key {
 
 impl Address for Endpoint {
     fn address(&self) -> Parts<'_> {
-        (self.scheme, self.protocol, self.tls.as_deref(), &self.host, self.port, self.address)
+        (self.scheme, self.protocol, self.tls.as_deref(), &self.host, self.port, self.address, self.owner)
     }
 }
 

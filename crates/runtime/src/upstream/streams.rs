@@ -272,8 +272,9 @@ mod tests {
         };
         let streams = Streams::new(limits);
         let (host, protocol) = ("books.example".to_owned(), UpstreamProtocol::Http2);
+        let (scheme, tls) = (Scheme::Http, None);
         let endpoint =
-            Endpoint { scheme: Scheme::Http, protocol, tls: None, host, port: 80, address: None, weight: 1 };
+            Endpoint { scheme, protocol, tls, host, port: 80, address: None, weight: 1, owner: None };
         let begun = Cell::new(0);
         let dial = |dial: Dial| {
             streams.dial(&endpoint, || {

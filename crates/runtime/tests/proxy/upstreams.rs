@@ -203,6 +203,37 @@ async fn requests_wait_for_a_connection_whichever_worker_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_connections_holds_whatever_others_have_opened_to_the_same_backend() {
+    let (gateway, backend) = (Gateway::start_with(|config| config.workers = 1).await, Backend::start().await);
+    let limited = |most: u32| json!({ "circuitBreaker": { "maxConnections": most, "maxPending": 0 } });
+    let wide = spread("/wide", &[&backend], &limited(4));
+    gateway.deploy(&[wide, spread("/one", &[&backend], &limited(1))]).await;
+    let call = |path: &'static str| {
+        let http = gateway.http;
+        async move { Client::connect(http).await.call(get(path)).await }
+    };
+    let mut hanging = JoinSet::new();
+    (0..3).for_each(|_| drop(hanging.spawn(call("/wide/gate"))));
+    eventually("three requests", || backend.control.requests.load(Ordering::SeqCst) == 3).await;
+    backend.control.gate.add_permits(3);
+    while let Some(done) = hanging.join_next().await {
+        assert_eq!(done.expect("no panic").status, StatusCode::OK);
+    }
+    // Three connections are idle now, and none of them is this one's to use.
+    hanging.spawn(call("/one/gate"));
+    eventually("the fourth request", || backend.control.requests.load(Ordering::SeqCst) == 4).await;
+    let refused = call("/one/x").await;
+    assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (503, "overflow"));
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 4);
+    backend.control.gate.add_permits(1);
+    while let Some(done) = hanging.join_next().await {
+        assert_eq!(done.expect("no panic").status, StatusCode::OK);
+    }
+    assert_eq!(call("/wide/x").await.status, StatusCode::OK);
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 4, "one of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_is_not_well_gets_no_requests_until_it_is() {
     let gateway = Gateway::start().await;
     let (ill, well) = (Backend::start().await, Backend::start().await);

@@ -98,7 +98,7 @@ impl Member {
     /// in other groups: a cookie must not tell which APIs share a backend.
     #[must_use]
     pub fn new(endpoint: Endpoint, state: Arc<EndpointState>, local: bool, name: &str) -> Member {
-        let Endpoint { scheme, protocol: _, tls: _, host, port, address, weight: _ } = &endpoint;
+        let Endpoint { scheme, protocol: _, tls: _, host, port, address, weight: _, owner: _ } = &endpoint;
         let mut text = format!("{name} {scheme:?} {host} {port}");
         if let Some(address) = address {
             text.push_str(&format!(" {address}"));
@@ -111,6 +111,14 @@ impl Member {
     #[must_use]
     pub fn checked(self, health: Option<Arc<Health>>) -> Member {
         Member { health, ..self }
+    }
+
+    /// The same, with connections that it shares with nobody where they are counted: others know
+    /// nothing of its limit, and would take what it is counted for.
+    #[must_use]
+    pub fn counted(mut self, counted: bool) -> Member {
+        self.endpoint.owner = counted.then_some(self.place);
+        self
     }
 
     /// How long it has been back after it was ejected or unwell.

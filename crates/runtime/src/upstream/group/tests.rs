@@ -40,6 +40,7 @@ fn endpoint(index: usize, weight: u8) -> Endpoint {
         port: 80,
         address: None,
         weight,
+        owner: None,
     }
 }
 
