@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One request to one upstream: a kept or a new connection, the request sent, the
 //! response's head awaited under the route's deadlines. A request is sent a second time
-//! only when the first time provably reached nobody, or when it is safe to repeat and the
-//! kept connection turned out stale. `request` calls it; the response goes to `response`.
+//! only when the first time provably reached nobody or was refused without a look, or when it is
+//! safe to repeat and the kept connection turned out stale. `request` calls it; the response goes
+//! to `response`.
 
 pub mod balance;
 mod beside;
@@ -101,44 +102,56 @@ impl Upstreams {
         traffic: &Traffic,
     ) -> Result<Reply, Unanswered> {
         let endpoint = &*in_its_protocol(picked.endpoint(), &request);
-        if let Some(mut lease) = self.pool.take(endpoint) {
-            let spare = Spare::of(&request, lease.is_shared());
-            match attempt(&mut lease, request, deadlines, traffic).await? {
+        let mut kept = self.pool.take(endpoint);
+        let mut again = true;
+        loop {
+            let reused = kept.is_some();
+            let mut lease = match kept.take() {
+                Some(lease) => lease,
+                None => match self.opened(endpoint, picked, connect_timeout, deadlines, traffic).await {
+                    Ok(lease) => lease,
+                    Err(failure) => return Err(Unanswered { failure, unsent: Some(request), seen: false }),
+                },
+            };
+            let spare = if again { Spare::of(&request, reused, lease.is_shared()) } else { None };
+            let once_more = match attempt(&mut lease, request, deadlines, traffic).await? {
                 Attempt::Answered(response) => {
-                    self.metrics.upstream_reused.one();
+                    if reused {
+                        self.metrics.upstream_reused.one();
+                    }
                     return Ok(Reply { response, lease });
                 }
-                Attempt::NotSent(unsent, _) => request = unsent,
+                Attempt::NotSent(unsent, _) if reused => unsent,
+                Attempt::NotSent(unsent, failure) => {
+                    return Err(Unanswered { failure, unsent: Some(unsent), seen: false });
+                }
                 Attempt::Refused(failure) => match spare {
-                    Some(spare) => request = spare.request,
+                    Some(spare) => spare.request,
                     None => return Err(Unanswered { seen: false, ..failure.into() }),
                 },
                 Attempt::Lost(failure) => match spare {
-                    Some(spare) if spare.idempotent && failure.reason == Reason::UpstreamReset => {
-                        request = spare.request;
+                    Some(spare) if reused && spare.idempotent && failure.reason == Reason::UpstreamReset => {
+                        spare.request
                     }
                     Some(_) | None => return Err(failure.into()),
                 },
-            }
+            };
+            // On a connection of its own: a kept one could be as stale.
+            (request, again) = (once_more, false);
             self.metrics.upstream_retried.one();
         }
-        // The second time on a connection of its own: a kept one could be as stale.
-        let opened = match deadlines.bound(traffic, self.open(endpoint, picked, connect_timeout)).await {
-            Ok(opened) => opened,
-            Err(late) => Err(late),
-        };
-        let mut lease = match opened {
-            Ok(lease) => lease,
-            Err(failure) => return Err(Unanswered { failure, unsent: Some(request), seen: false }),
-        };
-        match attempt(&mut lease, request, deadlines, traffic).await? {
-            Attempt::Answered(response) => Ok(Reply { response, lease }),
-            Attempt::NotSent(request, failure) => {
-                Err(Unanswered { failure, unsent: Some(request), seen: false })
-            }
-            Attempt::Refused(failure) => Err(Unanswered { seen: false, ..failure.into() }),
-            Attempt::Lost(failure) => Err(failure.into()),
-        }
+    }
+
+    /// A new connection, as long as the request has time.
+    async fn opened(
+        &self,
+        endpoint: &Endpoint,
+        picked: &Picked<'_>,
+        connect_timeout: Duration,
+        deadlines: &Deadlines,
+        traffic: &Traffic,
+    ) -> Result<Lease, Failure> {
+        deadlines.bound(traffic, self.open(endpoint, picked, connect_timeout)).await.and_then(|opened| opened)
     }
 
     /// A new connection, once the endpoint may have another, or a share of one that was made for
@@ -283,11 +296,11 @@ pub fn copy_of(request: &Request<OutgoingBody>) -> Option<Request<OutgoingBody>>
 }
 
 impl Spare {
-    /// Of a request that may not be repeated a copy is of use only where the upstream may refuse
-    /// it without a look, which only HTTP/2 can say.
-    fn of(request: &Request<OutgoingBody>, refusable: bool) -> Option<Spare> {
+    /// Of a request that may not be repeated, and of any on a new connection, a copy is of use only
+    /// where the upstream may refuse it without a look, which only HTTP/2 can say.
+    fn of(request: &Request<OutgoingBody>, reused: bool, refusable: bool) -> Option<Spare> {
         let idempotent = is_idempotent(request.method());
-        let request = (idempotent || refusable).then(|| copy_of(request)).flatten()?;
+        let request = ((idempotent && reused) || refusable).then(|| copy_of(request)).flatten()?;
         Some(Spare { request, idempotent })
     }
 }

@@ -115,11 +115,24 @@ async fn acting(acts: &'static [Act]) -> Backend {
     Backend::listen(act).await
 }
 
+/// What comes of a request on a kept connection.
 async fn check(acts: &'static [Act], method: &str, expected: &str, requests: usize) {
     let gateway = Gateway::start_with(|config| config.workers = 1).await;
     let backend = acting(acts).await;
     gateway.deploy(&[api("/h2", &backend.url(), speaks("http2"))]).await;
     assert_eq!(gateway.get("/h2/x").await.body.as_ref(), b"ok", "the first makes the connection");
+    outcome(&gateway, &backend, method, expected, requests).await;
+}
+
+/// What comes of the first request of all.
+async fn check_first(acts: &'static [Act], method: &str, expected: &str, requests: usize) {
+    let gateway = Gateway::start_with(|config| config.workers = 1).await;
+    let backend = acting(acts).await;
+    gateway.deploy(&[api("/h2", &backend.url(), speaks("http2"))]).await;
+    outcome(&gateway, &backend, method, expected, requests).await;
+}
+
+async fn outcome(gateway: &Gateway, backend: &Backend, method: &str, expected: &str, requests: usize) {
     let reply = gateway.call(request(method, "/h2/x", "")).await;
     let outcome = if reply.status == StatusCode::OK { "ok".to_owned() } else { reply.reason() };
     assert_eq!((outcome.as_str(), reply.status.is_success()), (expected, expected == "ok"), "{method}");
@@ -137,6 +150,13 @@ async fn a_refused_stream_is_sent_again_and_a_broken_one_only_where_that_is_safe
     check(&[Answer, Reset(Reason::INTERNAL_ERROR), Answer], "GET", "ok", 3).await;
     // And once is enough.
     check(&[Answer, Reset(Reason::REFUSED_STREAM)], "POST", "upstream_reset", 3).await;
+    // On a new connection as on a kept one; what may have been seen was seen by the only one.
+    for method in ["GET", "POST"] {
+        check_first(&[Reset(Reason::REFUSED_STREAM), Answer], method, "ok", 2).await;
+        check_first(&[Act::GoAway, Answer], method, "ok", 2).await;
+        check_first(&[Reset(Reason::REFUSED_STREAM)], method, "upstream_reset", 2).await;
+        check_first(&[Reset(Reason::INTERNAL_ERROR), Answer], method, "upstream_reset", 1).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
