@@ -4,8 +4,8 @@
 //! extensions are read over within a limit, the trailer section is kept within one. It never
 //! panics and allocates for trailers only. `flow` drives it.
 
-use super::line::{Known, Line};
 use super::parse::{self, HeadLimits};
+use crate::hop;
 
 /// Hexadecimal digits of a chunk's size: beyond that no body can be.
 const MAX_SIZE_DIGITS: u8 = 15;
@@ -142,38 +142,30 @@ impl Decoder {
         Ok(())
     }
 
-    /// Writes the last chunk and those trailers that may pass.
-    pub fn write_end(&self, out: &mut Vec<u8>, trailers: bool) {
+    /// Writes the last chunk and, of the `declared` trailers (as `trailer` lists them), those that
+    /// may pass.
+    pub fn write_end(&self, out: &mut Vec<u8>, declared: &[u8]) {
         out.extend_from_slice(b"0\r\n");
         let mut lines = Vec::new();
         // They were found to be good when they were complete.
-        if !trailers || parse::fields(&self.trailers, 0, TRAILERS, &mut lines).is_err() {
+        if declared.is_empty() || parse::fields(&self.trailers, 0, TRAILERS, &mut lines).is_err() {
             lines.clear();
         }
-        for line in lines.iter().filter(|line| may_trail(line, &self.trailers)) {
-            out.extend_from_slice(line.name(&self.trailers));
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(line.value(&self.trailers));
-            out.extend_from_slice(b"\r\n");
+        let is_declared = |name: &[u8]| {
+            let mut names = declared.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            names.any(|declared| declared.eq_ignore_ascii_case(name))
+        };
+        for line in &lines {
+            let name = line.name(&self.trailers);
+            if is_declared(name) && hop::may_trail(name) {
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(line.value(&self.trailers));
+                out.extend_from_slice(b"\r\n");
+            }
         }
         out.extend_from_slice(b"\r\n");
     }
-}
-
-/// Whether a field may come after the body. What frames, routes or authorises a message was
-/// decided by its head; a receiver that merges trailers must not learn otherwise
-/// (RFC 9110, 6.5.1).
-fn may_trail(line: &Line, raw: &[u8]) -> bool {
-    let name = line.name(raw);
-    let starts =
-        |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    line.known == Known::Other
-        && ![&b"authorization"[..], b"set-cookie", b"forwarded", b"content-encoding"]
-            .iter()
-            .any(|refused| name.eq_ignore_ascii_case(refused))
-        && !starts(b"x-forwarded-")
-        && !starts(b"x-envoy-")
-        && !starts(b"proxy-")
 }
 
 /// Writes one chunk.
@@ -230,9 +222,9 @@ mod tests {
         Ok((data, decoder, bytes.len() - used))
     }
 
-    fn end(decoder: &Decoder, trailers: bool) -> String {
+    fn end(decoder: &Decoder, declared: &str) -> String {
         let mut out = Vec::new();
-        decoder.write_end(&mut out, trailers);
+        decoder.write_end(&mut out, declared.as_bytes());
         String::from_utf8(out).expect("text")
     }
 
@@ -241,10 +233,11 @@ mod tests {
         let text = b"3;a=\"b\"\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 7\r\nContent-Length: 1\r\n\r\nGET /";
         let (data, decoder, left) = decode(text, &[]).expect("chunks");
         assert_eq!((data.as_slice(), decoder.is_done(), left), (&b"abc0123456789"[..], true, 5));
-        assert_eq!(end(&decoder, true), "0\r\nX-Sum: 7\r\n\r\n");
-        assert_eq!(end(&decoder, false), "0\r\n\r\n");
+        assert_eq!(end(&decoder, "a, x-sum , content-length"), "0\r\nX-Sum: 7\r\n\r\n");
+        assert_eq!(end(&decoder, "x-other"), "0\r\n\r\n", "not declared");
+        assert_eq!(end(&decoder, ""), "0\r\n\r\n");
         let (data, decoder, left) = decode(b"0\r\n\r\n", &[]).expect("chunks");
-        assert_eq!((data.len(), end(&decoder, true).as_str(), left), (0, "0\r\n\r\n", 0));
+        assert_eq!((data.len(), end(&decoder, "x-sum").as_str(), left), (0, "0\r\n\r\n", 0));
     }
 
     #[test]

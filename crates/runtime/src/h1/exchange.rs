@@ -158,7 +158,8 @@ where
     });
     let chunked = routed.framing == Framing::Chunked;
     let limit = wires.worker.h1.max_body;
-    wires.upload = Flow::new(out, routed.framing, chunked, here).with_trailers(true).with_limit(limit);
+    let trailers = routed.head.fields.declared_trailers();
+    wires.upload = Flow::new(out, routed.framing, chunked, here).with_trailers(trailers).with_limit(limit);
     *sent = true;
     let repeat = !has_body && matches!(routed.head.method(), "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS");
     let answered = wires.send(endpoint, target.connect_timeout, repeat, incoming).await?;
@@ -231,6 +232,7 @@ where
     }
     let (ending, body, dropped) = ending(head.status(), body, announced, terms);
     let close = terms.close || ending == Ending::Close || wires.alarm.ticker().is_draining();
+    let trailers = if terms.trailers { head.fields.declared_trailers() } else { Vec::new() };
     let mut out = wires.worker.h1.stock.take_out();
     wires.interim.finish(&mut out);
     write_head(wires.worker, &mut out, &head, ending, close, terms);
@@ -241,7 +243,7 @@ where
     if let Some(input) = &mut input {
         input.consume(parsed.end);
     }
-    let mut download = Flow::new(out, body, ending == Ending::Chunked, input).with_trailers(terms.trailers);
+    let mut download = Flow::new(out, body, ending == Ending::Chunked, input).with_trailers(trailers);
     wires.waited = false;
     let relayed = wires.relay(&mut lease, &mut download).await;
     if !wires.waited {

@@ -95,6 +95,20 @@ impl<'b> Fields<'b> {
             .map(move |line| line.value(raw))
     }
 
+    /// The trailers that the message declares, in one list: no others pass over HTTP/1.1, whichever
+    /// codec it is.
+    #[must_use]
+    pub fn declared_trailers(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        if self.present.has(Known::Trailer) {
+            for value in self.known(Known::Trailer) {
+                names.extend_from_slice(value);
+                names.push(b',');
+            }
+        }
+        names
+    }
+
     /// The first value of a header by its lower-case name, for the router.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&'b [u8]> {

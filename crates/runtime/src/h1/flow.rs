@@ -29,8 +29,8 @@ pub struct Flow {
     source: Source,
     /// Whether the body is written in chunks.
     chunked: bool,
-    /// Whether trailers may pass.
-    trailers: bool,
+    /// The trailers that may pass, as the message declares them.
+    trailers: Vec<u8>,
     /// The most bytes of the body that may pass, where their number is not told beforehand.
     limit: u64,
     /// Some of the body was used.
@@ -93,7 +93,7 @@ impl Flow {
             direct: 0,
             source,
             chunked,
-            trailers: false,
+            trailers: Vec::new(),
             limit: u64::MAX,
             begun: false,
             sent: false,
@@ -106,10 +106,10 @@ impl Flow {
         }
     }
 
-    /// Lets trailers pass.
+    /// Lets these trailers pass, which the message's head declares.
     #[must_use]
-    pub fn with_trailers(mut self, pass: bool) -> Flow {
-        self.trailers = pass;
+    pub fn with_trailers(mut self, declared: Vec<u8>) -> Flow {
+        self.trailers = declared;
         self
     }
 
@@ -344,7 +344,7 @@ impl Flow {
         }
         if decoder.is_done() {
             if self.chunked {
-                decoder.write_end(&mut self.out, self.trailers);
+                decoder.write_end(&mut self.out, &self.trailers);
             }
             self.source = Source::Done;
         }

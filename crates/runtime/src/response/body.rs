@@ -17,6 +17,7 @@ use crate::conn::io::InFlight;
 use crate::conn::watch::{self, Watched};
 use crate::deadline::{BodyTimer, Deadlines};
 use crate::error::Reason;
+use crate::hop;
 use crate::upgrade::Switched;
 use crate::upstream::body::BodyError;
 use crate::upstream::lease::Lease;
@@ -202,6 +203,7 @@ impl Body for ResponseBody {
             // Reached only when a policy made another answer of the switch.
             (Source::Switched(_), _) => None,
         };
+        let frame = frame.and_then(hop::passing);
         if let (Some(Ok(frame)), Some(record)) = (&frame, &this.record) {
             let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
             record.traffic.sent.set(record.traffic.sent.get().saturating_add(bytes));

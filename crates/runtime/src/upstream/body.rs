@@ -14,6 +14,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::access_log::Traffic;
+use crate::hop;
 
 /// Why a body could not be sent on.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ impl Body for ClientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         self.traffic.client_silent.set(polled.is_pending());
-        let frame = std::task::ready!(polled);
+        let frame = std::task::ready!(polled).and_then(hop::passing);
         self.traffic.moved();
         match &frame {
             Some(Ok(frame)) => {

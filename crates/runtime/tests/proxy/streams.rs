@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use ferrogate_runtime::config::Http1Codec;
+use http_body_util::{BodyExt, Full};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -74,6 +76,37 @@ async fn trailers_pass_in_both_directions() {
     assert!(answer.contains("0\r\nx-down: 8\r\n\r\n"), "{answer:?}");
     let seen = seen.lock().expect("no panic").clone();
     assert!(seen.contains("trailer: x-up\r\n") && seen.ends_with("0\r\nx-up: 7\r\n\r\n"), "{seen:?}");
+}
+
+/// Trailers of every kind, behind a head that declares most of them.
+const TRAILING: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum, host\r\n\
+    trailer: set-cookie, content-length\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nhost: evil\r\n\
+    set-cookie: a=1\r\ncontent-length: 5\r\nx-undeclared: 9\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trailers_that_belong_to_a_head_do_not_pass() {
+    let (gateway, backend) = (Gateway::start().await, Backend::scripted(&[&[TRAILING]]).await);
+    gateway.deploy(&[api("/t", &backend.url(), |_| {})]).await;
+    let ask = b"GET /t/x HTTP/1.1\r\nhost: h\r\nte: trailers\r\nconnection: te, close\r\n\r\n";
+    let answer = raw(gateway.http, ask).await.to_ascii_lowercase();
+    assert!(answer.ends_with("2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"), "{answer}");
+
+    let stream = TcpStream::connect(gateway.http).await.expect("a connection");
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let stream = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, stream).await.expect("HTTP/2");
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { drop(connection.await) });
+    let request = http::Request::get("http://h/t/x").body(Full::new(Bytes::new())).expect("a request");
+    let answer =
+        tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("an answer in time");
+    let body = answer.expect("an answer").into_body().collect().await.expect("a whole body");
+    let trailers = body.trailers().expect("trailers");
+    let mut names: Vec<&str> = trailers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    // HTTP/2 declares nothing: they come in a frame of their own.
+    assert_eq!(names, ["x-sum", "x-undeclared"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
