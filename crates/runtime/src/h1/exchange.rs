@@ -235,6 +235,7 @@ where
     let trailers = if terms.trailers { head.fields.declared_trailers() } else { Vec::new() };
     let mut out = wires.worker.h1.stock.take_out();
     wires.interim.finish(&mut out);
+    let at_its_beginning = out.is_empty();
     write_head(wires.worker, &mut out, &head, ending, close, terms);
     record.note_response(|name| head.fields.get(name));
     record.status = Some(head.status());
@@ -250,13 +251,15 @@ where
         // It ended when the head came: one look at the clock less.
         record.ended_after(record.upstream_time.unwrap_or_default());
     }
-    let traffic = &record.traffic;
-    traffic.received.set(wires.upload.moved);
-    traffic.sent.set(download.moved);
-    if wires.upload.is_read() {
-        traffic.request_complete.since(wires.read_at);
+    wires.note_moved(&download, &record.traffic);
+    match relayed {
+        Ok(()) => {}
+        // The client has not seen a byte of what turned out to be no response.
+        Err(Stop::Failed(failure)) if at_its_beginning && !download.has_sent() => {
+            return fail(wires, &failure, terms, record).await;
+        }
+        Err(stop) => return Err(stop),
     }
-    relayed?;
     record.complete = true;
     *bytes = download.take_rest();
     let through = wires.upload.is_done() && !wires.refused;

@@ -31,6 +31,8 @@ pub struct Flow {
     chunked: bool,
     /// The trailers that may pass, as the message declares them.
     trailers: Vec<u8>,
+    /// Found broken behind what is yet to be written.
+    broken: Option<&'static str>,
     /// The most bytes of the body that may pass, where their number is not told beforehand.
     limit: u64,
     /// Some of the body was used.
@@ -94,6 +96,7 @@ impl Flow {
             source,
             chunked,
             trailers: Vec::new(),
+            broken: None,
             limit: u64::MAX,
             begun: false,
             sent: false,
@@ -124,6 +127,12 @@ impl Flow {
     #[must_use]
     pub fn is_read(&self) -> bool {
         matches!(self.source, Source::Done)
+    }
+
+    /// Whether its receiver has been given anything.
+    #[must_use]
+    pub fn has_sent(&self) -> bool {
+        self.sent
     }
 
     /// Whether everything has been read and written.
@@ -166,7 +175,9 @@ impl Flow {
         !self.begun && !self.is_read() && self.input.as_ref().is_none_or(Buffer::is_empty)
     }
 
-    /// Goes on as far as both streams allow.
+    /// Goes on as far as both streams allow. Of chunks that turn out to be none, those before them
+    /// still pass once something was written; before that nothing does, so that something better
+    /// can be said.
     ///
     /// # Errors
     /// When either stream or the body's framing is broken.
@@ -187,6 +198,9 @@ impl Flow {
         }
         loop {
             ready!(self.poll_write(writer, cx))?;
+            if let Some(broken) = self.broken {
+                return Poll::Ready(Err(Broken::Malformed(broken)));
+            }
             if self.is_read() {
                 return Poll::Ready(Ok(()));
             }
@@ -328,7 +342,14 @@ impl Flow {
             return Ok(());
         };
         while !input.is_empty() && !decoder.is_done() {
-            let step = decoder.step(input.filled()).map_err(|error| Broken::Malformed(error.0))?;
+            let step = match decoder.step(input.filled()) {
+                Ok(step) => step,
+                Err(error) if self.sent => {
+                    self.broken = Some(error.0);
+                    return Ok(());
+                }
+                Err(error) => return Err(Broken::Malformed(error.0)),
+            };
             let data = input.filled().get(step.skip..step.skip + step.data).unwrap_or_default();
             if data.is_empty() {
             } else if self.chunked {

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::Buffer;
@@ -21,7 +22,7 @@ use super::line::Line;
 use super::parse::{self, HeadLimits, ResponseHead};
 use super::pool::Lease;
 use super::timer::Alarm;
-use crate::access_log::STALLED;
+use crate::access_log::{STALLED, Traffic};
 use crate::error::{Failure, Reason};
 use crate::router::Endpoint;
 use crate::worker::Worker;
@@ -146,6 +147,25 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         }
     }
 
+    /// Whether a response with this status is the connection's last: the gateway stops, or nobody
+    /// will read the rest of the request, so that what the client sends next could not be told
+    /// apart.
+    #[must_use]
+    pub fn is_last(&self, status: StatusCode) -> bool {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let unread = (self.refused || is_error) && !self.upload.is_read();
+        unread || self.alarm.ticker().is_draining()
+    }
+
+    /// Notes what passed in both directions.
+    pub fn note_moved(&self, download: &Flow, traffic: &Traffic) {
+        traffic.received.set(self.upload.moved);
+        traffic.sent.set(download.moved);
+        if self.upload.is_read() {
+            traffic.request_complete.since(self.read_at);
+        }
+    }
+
     /// Waits for something that is neither stream, while client and deadlines allow it.
     ///
     /// # Errors
@@ -221,8 +241,10 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(Broken::Receiver(_))) => return Poll::Ready(Err(Stop::ClientGone)),
                 Poll::Ready(Err(broken)) => {
+                    let malformed = matches!(broken, Broken::Malformed(_));
+                    let reason = if malformed { Reason::UpstreamProtocol } else { Reason::UpstreamReset };
                     let detail = format!("the response broke off: {}", String::from(broken));
-                    return Poll::Ready(Err(Stop::Failed(Failure::with(Reason::UpstreamReset, detail))));
+                    return Poll::Ready(Err(Stop::Failed(Failure::with(reason, detail))));
                 }
                 Poll::Pending => {}
             }

@@ -4,12 +4,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ferrogate_runtime::config::Http1Codec;
 use http::StatusCode;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::backend::Backend;
+use crate::support::backend::{Backend, read_head};
 use crate::support::{Client, Gateway, PATIENCE, api, get, probes, request};
 
 async fn check(gateway: &Gateway, path: &str, status: u16, reason: &str) {
@@ -85,6 +86,48 @@ async fn an_upstream_that_breaks_off_or_talks_nonsense() {
     let response = Client::connect(gateway.http).await.send(get("/cut/x")).await.expect("a head");
     assert_eq!(response.status(), StatusCode::OK);
     assert!(http_body_util::BodyExt::collect(response.into_body()).await.is_err());
+}
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_that_turn_out_to_be_none_are_told_while_that_is_possible() {
+    let gateway = Gateway::start().await;
+    let at_once = Backend::listen(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let all = format!("{CHUNKED}3\r\nabc\r\nzz\r\n");
+        stream.write_all(all.as_bytes()).await.expect("an open connection");
+        read_head(&mut stream).await;
+    })
+    .await;
+    let later = Backend::listen(|mut stream, control| async move {
+        read_head(&mut stream).await;
+        stream.write_all(CHUNKED.as_bytes()).await.expect("an open connection");
+        control.gate.acquire().await.expect("an open gate").forget();
+        stream.write_all(b"3\r\nabc\r\nzz\r\n").await.expect("an open connection");
+        read_head(&mut stream).await;
+    })
+    .await;
+    gateway.deploy(&[api("/once", &at_once.url(), |_| {}), api("/later", &later.url(), |_| {})]).await;
+    if crate::CODEC == Http1Codec::Own {
+        check(&gateway, "/once/x", 502, "upstream_protocol").await;
+        let lines = gateway.log_lines(1).await;
+        assert_eq!((&lines[0]["respCd"], &lines[0]["respFlg"]), (&502.into(), &"UPE".into()), "{lines:?}");
+    }
+    let mut client = TcpStream::connect(gateway.http).await.expect("a connection");
+    client.write_all(b"GET /later/x HTTP/1.1\r\nhost: h\r\n\r\n").await.expect("a sent request");
+    let head = read_head(&mut client).await.expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    later.control.gate.add_permits(1);
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, client.read_to_end(&mut rest)).await;
+    read.expect("the end in time").expect("an orderly one");
+    // What was a chunk may pass; the body must not look whole.
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(!rest.contains("0\r\n\r\n"), "{rest:?}");
+    if crate::CODEC == Http1Codec::Own {
+        assert_eq!(rest, "3\r\nabc\r\n");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
