@@ -231,7 +231,7 @@ where
         return answer(wires, own, terms, record).await;
     }
     let (ending, body, dropped) = ending(head.status(), body, announced, terms);
-    let close = terms.close || ending == Ending::Close || wires.alarm.ticker().is_draining();
+    let close = terms.close || ending == Ending::Close || wires.is_last(head.status());
     let trailers = if terms.trailers { head.fields.declared_trailers() } else { Vec::new() };
     let mut out = wires.worker.h1.stock.take_out();
     wires.interim.finish(&mut out);

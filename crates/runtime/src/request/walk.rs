@@ -263,6 +263,9 @@ impl<'a> Walk<'a> {
         };
         let (parts, incoming) = response.into_parts();
         record.upstream_version = parts.version;
+        // Nobody will read the rest of the request, and the client should not send another behind it.
+        let is_error = parts.status.is_client_error() || parts.status.is_server_error();
+        record.ends_connection |= is_error && !record.traffic.request_complete.get();
         // hyper has read any other interim answer over; nobody asked for another protocol.
         if switched.is_none() && parts.status.is_informational() {
             return Err(Failure::with(Reason::UpstreamProtocol, format!("unasked-for {}", parts.status)));

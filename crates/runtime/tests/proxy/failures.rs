@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::backend::{Backend, read_head};
-use crate::support::{Client, Gateway, PATIENCE, api, get, probes, request};
+use crate::support::{Client, Gateway, PATIENCE, api, get, probes, raw, request};
 
 async fn check(gateway: &Gateway, path: &str, status: u16, reason: &str) {
     let reply = gateway.get(path).await;
@@ -128,6 +128,29 @@ async fn chunks_that_turn_out_to_be_none_are_told_while_that_is_possible() {
     if crate::CODEC == Http1Codec::Own {
         assert_eq!(rest, "3\r\nabc\r\n");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_refused_half_way_ends_its_connection_and_says_so() {
+    let gateway = Gateway::start().await;
+    let refusing = Backend::listen(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let answer = "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.expect("an open connection");
+        // Closed over unread bytes, the answer could be lost.
+        read_head(&mut stream).await;
+    })
+    .await;
+    gateway.deploy(&[api("/up", &refusing.url(), |_| {})]).await;
+    for framing in ["content-length: 1000000\r\n\r\nabc", "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+        let sent = format!("POST /up/x HTTP/1.1\r\nhost: h\r\n{framing}");
+        let answer = raw(gateway.http, sent.as_bytes()).await.to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 413 ") && answer.contains("connection: close\r\n"), "{answer}");
+    }
+    // One that was sent whole costs no connection.
+    let sent = "POST /up/x HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\nabcGET /none HTTP/1.0\r\n\r\n";
+    let answers = raw(gateway.http, sent.as_bytes()).await.to_ascii_lowercase();
+    assert!(answers.contains(" 413 ") && answers.contains(" 404 "), "{answers}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
