@@ -71,10 +71,10 @@ const fn status(http: StatusCode) -> &'static str {
 
 /// Turns the head of an answer of the gateway's own into one for a gRPC client. Its body, which
 /// would be read as a message, must be dropped.
-pub fn trailers_only(http: StatusCode, reason: &'static str, headers: &mut HeaderMap) -> StatusCode {
+pub fn trailers_only(http: StatusCode, message: &'static str, headers: &mut HeaderMap) -> StatusCode {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from_static(status(http)));
-    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason));
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
     StatusCode::OK
 }
 

@@ -365,7 +365,7 @@ impl<'a> Walk<'a> {
             Ok(Verdict::Answer(answer)) => {
                 record.policy = run.decision().map(|decision| decision.policy);
                 self.worker.metrics.short_circuits.one();
-                Ok(Some(Draft::of_answer(answer)))
+                Ok(Some(Draft::of_answer(answer).in_words_of(record)))
             }
             Err(failure) => {
                 record.policy = Some(failure.policy);

@@ -51,6 +51,19 @@ impl Draft {
         }
     }
 
+    /// The same in the words of the request, if it is a gRPC call: a policy's refusal is a status in
+    /// the place of trailers. What a policy answers in earnest stays as it is.
+    #[must_use]
+    pub fn in_words_of(mut self, record: &Record) -> Draft {
+        let status = self.head.status;
+        if record.grpc.is_some() && (status.is_client_error() || status.is_server_error()) {
+            let message = status.canonical_reason().unwrap_or_default();
+            self.head.status = grpc::trailers_only(status, message, &mut self.head.headers);
+            self.source = Source::Whole(None);
+        }
+        self
+    }
+
     /// The gateway's own answer to a failure; the record learns of it.
     #[must_use]
     pub fn of_failure(failure: &Failure, record: &mut Record) -> Draft {

@@ -21,7 +21,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::support::backend::Backend;
-use crate::support::{Gateway, PATIENCE, api};
+use crate::support::{Gateway, PATIENCE, api, probes};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Note {
@@ -135,6 +135,10 @@ async fn failures_of_our_own_are_statuses() {
                 over_http2(spec);
                 spec["resilience"] = json!({ "timeout": "200ms" });
             }),
+            api("/refusing", &server.url(), |spec| {
+                over_http2(spec);
+                spec["policies"] = probes(&[json!({ "do": "answer", "value": "no" })]);
+            }),
         ])
         .await;
     for (path, code, reason) in [
@@ -147,7 +151,12 @@ async fn failures_of_our_own_are_statuses() {
         // What has an id in its body elsewhere has it here as well.
         assert_eq!(status.metadata().contains_key("x-error-id"), code != Code::Unimplemented, "{path}");
     }
+    // A policy's refusal is one of them; what else it says goes along.
+    let status = unary(&gateway, "/refusing/notes.Notes/Say", "hello").await.expect_err("a status");
+    assert_eq!((status.code(), status.message()), (Code::Internal, "I'm a teapot"));
+    assert_eq!(status.metadata().get("x-policy").and_then(|value| value.to_str().ok()), Some("answered"));
     // A client that does not speak gRPC is told as ever.
+    assert_eq!(gateway.get("/refusing/x").await.body.as_ref(), b"no");
     assert_eq!(gateway.get("/none/x").await.status.as_u16(), 404);
 }
 

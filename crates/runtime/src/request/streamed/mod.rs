@@ -116,7 +116,7 @@ async fn run(worker: Rc<Worker>, routed: Routed, incoming: Incoming, mut record:
     let drafted = draft(&walk, &live, &incoming, chunks, &mut pump, &method, &mut record).await;
     // A policy that stopped the request's body has the last word while nothing is sent yet.
     let drafted = match stopped.take() {
-        Some(Ok(answer)) => Ok(Onward::Over(answer)),
+        Some(Ok(answer)) => Ok(Onward::Over(answer.in_words_of(&record))),
         Some(Err(failure)) => Err(failure),
         None => drafted,
     };
