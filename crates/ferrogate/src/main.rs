@@ -23,7 +23,7 @@ use cli::{Cli, Command, Exit};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(cli::one_dash(std::env::args_os()));
     // Fails only when one is installed already, which is just as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     match run(cli.command) {

@@ -17,7 +17,7 @@ pub enum Exit {
     Failed,
     /// The command line or the configuration is wrong.
     Usage,
-    /// Stored, but not live everywhere in time.
+    /// Stored, but not live everywhere in time, or nobody there to serve it.
     NotLive,
     /// Something stored is in the way.
     Conflict,
@@ -27,10 +27,15 @@ pub enum Exit {
     Different,
 }
 
+/// Flags that are right one by one and make no sense together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
+
 impl Exit {
     /// The code of an error.
     pub fn of(error: &anyhow::Error) -> Self {
-        if error.is::<ConfigError>() {
+        if error.is::<ConfigError>() || error.is::<Misuse>() {
             return Self::Usage;
         }
         match error.downcast_ref::<ClientError>() {

@@ -7,14 +7,16 @@ mod exit;
 mod roles;
 mod verbs;
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand};
 
-pub use exit::Exit;
+pub use exit::{Exit, Misuse};
 pub use roles::{
     Common, ControllerFlags, DemoFlags, PkiFlags, ResealFlags, RuntimeFlags, SampleBackendFlags,
     StandaloneFlags, StoreFlags, StreamTlsFlags,
 };
-pub use verbs::{ApplyFlags, Connection, Output, Verb, Waiting};
+pub use verbs::{ApplyFlags, Connection, Filters, Output, Verb, Waiting};
 
 /// A self-hosted, highly available API gateway.
 #[derive(Parser)]
@@ -24,7 +26,7 @@ pub use verbs::{ApplyFlags, Connection, Output, Verb, Waiting};
     max_term_width = 100,
     after_help = "Start with `ferrogate standalone`; it prints what to do next.\n\n\
                   Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · \
-                  3 stored, but not live everywhere in time · 4 conflict with what is stored · \
+                  3 stored, but not live everywhere in time, or on no runtime · 4 conflict with what is stored · \
                   5 no such artifact · 6 differences found"
 )]
 pub struct Cli {
@@ -61,9 +63,16 @@ pub enum Command {
     Verb(Verb),
 }
 
+/// The words of a command line, with the one flag of contract 7.1 that has a single dash there.
+pub fn one_dash(words: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    words.into_iter().map(|word| if word == "-config" { OsString::from("--config") } else { word })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Cli;
+    use std::path::PathBuf;
+
+    use super::{Cli, Command, one_dash};
     use clap::{CommandFactory, Parser};
 
     #[test]
@@ -95,6 +104,31 @@ mod tests {
             if let Err(error) = Cli::try_parse_from(words) {
                 panic!("{line}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_wrong_usage() {
+        for (words, part) in [
+            (&["apply", "-f", "x", "--wait", "--scope", "foo"][..], "zone:NAME"),
+            (&["delete", "x", "--wait", "--timeout", "soon"], "--timeout"),
+            (&["get", ""], "a name is missing"),
+            (&["get", "secrets/"], "a name is missing"),
+            (&["rollback", "--to", "3"], "<NAME|--all>"),
+            (&["rollback", "x", "--all", "--to", "3"], "cannot be used with"),
+        ] {
+            let error = Cli::try_parse_from([&["ferrogate"], words].concat()).err();
+            let told = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(told.contains(part), "{words:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_named_with_one_dash_as_well() {
+        for word in ["-config", "--config"] {
+            let cli = Cli::try_parse_from(one_dash(["ferrogate", "runtime", word, "x"].map(Into::into)));
+            let Ok(Cli { command: Command::Runtime(flags) }) = cli else { panic!("{word} is refused") };
+            assert_eq!(flags.common.config, [PathBuf::from("x")], "{word}");
         }
     }
 }

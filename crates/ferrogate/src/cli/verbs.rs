@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use ferrogate_base::duration::parse_go;
 
 /// How a verb reaches the gateway and shows its answer.
 #[derive(Args, Clone, Debug)]
@@ -45,14 +46,15 @@ pub enum Output {
 /// Whether and how long to wait for runtimes.
 #[derive(Args, Clone, Debug)]
 pub struct Waiting {
-    /// Return only when every connected runtime serves the change; exit code 3 when not in time
+    /// Return only when every connected runtime serves the change; exit code 3 when not in time, or when
+    /// no runtime is connected
     #[arg(long)]
     pub wait: bool,
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = "30s", requires = "wait")]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = timeout, requires = "wait")]
     pub timeout: String,
     /// Whom to wait for: all, or zone:NAME
-    #[arg(long, value_name = "SCOPE", default_value = "all", requires = "wait")]
+    #[arg(long, value_name = "SCOPE", default_value = "all", value_parser = scope, requires = "wait")]
     pub scope: String,
 }
 
@@ -76,6 +78,23 @@ pub struct ApplyFlags {
     pub connection: Connection,
 }
 
+/// Which REST APIs to list.
+#[derive(Args, Clone, Debug)]
+pub struct Filters {
+    /// Only those with this display name
+    #[arg(long)]
+    pub display_name: Option<String>,
+    /// Only those of this version
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Only those with this context
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Only those that are deployed or undeployed
+    #[arg(long, value_parser = ["deployed", "undeployed"])]
+    pub status: Option<String>,
+}
+
 /// The client verbs.
 #[derive(Subcommand)]
 pub enum Verb {
@@ -84,6 +103,7 @@ pub enum Verb {
     /// Show one artifact
     Get {
         /// Its name (`metadata.name`) for a REST API, secrets/NAME for a secret
+        #[arg(value_parser = name)]
         name: String,
         /// As of this revision
         #[arg(long, value_name = "N")]
@@ -97,26 +117,17 @@ pub enum Verb {
         /// What to list; the filters are for REST APIs
         #[arg(value_name = "KIND", value_parser = ["rest-apis", "secrets", "certificates"])]
         kind: Option<String>,
-        /// Only those with this display name
-        #[arg(long)]
-        display_name: Option<String>,
-        /// Only those of this version
-        #[arg(long)]
-        version: Option<String>,
-        /// Only those with this context
-        #[arg(long)]
-        context: Option<String>,
-        /// Only those that are deployed or undeployed
-        #[arg(long, value_parser = ["deployed", "undeployed"])]
-        status: Option<String>,
+        /// Which of them.
+        #[command(flatten)]
+        filters: Filters,
         /// How to reach the gateway.
         #[command(flatten)]
         connection: Connection,
     },
-    /// Delete artifacts
+    /// Delete artifacts, one after the other; none when one of several does not exist
     Delete {
         /// Their names; secrets/NAME for a secret
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = name)]
         names: Vec<String>,
         /// Whether to wait.
         #[command(flatten)]
@@ -143,6 +154,7 @@ pub enum Verb {
     /// List the revisions of one artifact, or of the whole gateway
     History {
         /// The artifact's name, secrets/NAME for a secret; without it, every change of the gateway
+        #[arg(value_parser = name)]
         name: Option<String>,
         /// How many revisions, newest first
         #[arg(long, value_name = "N", default_value_t = 50)]
@@ -155,9 +167,10 @@ pub enum Verb {
         connection: Connection,
     },
     /// Make a new revision with the content of an old one
+    #[command(group(ArgGroup::new("what").args(["name", "all"]).required(true)))]
     Rollback {
         /// The artifact's name, secrets/NAME for a secret
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(value_parser = name)]
         name: Option<String>,
         /// The revision whose content is wanted
         #[arg(long, value_name = "REVISION")]
@@ -172,4 +185,25 @@ pub enum Verb {
         #[command(flatten)]
         connection: Connection,
     },
+}
+
+/// An artifact's name, with its kind before a slash or without: what it names is for the controller to
+/// know, but nothing is not a name.
+fn name(text: &str) -> Result<String, String> {
+    match text.rsplit('/').next() {
+        None | Some("") => Err("a name is missing".to_owned()),
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
+fn scope(text: &str) -> Result<String, String> {
+    match text.strip_prefix("zone:") {
+        Some(zone) if !zone.is_empty() => Ok(text.to_owned()),
+        None if text == "all" => Ok(text.to_owned()),
+        Some(_) | None => Err("write all, or zone:NAME".to_owned()),
+    }
+}
+
+fn timeout(text: &str) -> Result<String, String> {
+    parse_go(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -39,19 +39,19 @@ pub async fn run(places: &[PathBuf], connection: &Connection) -> anyhow::Result<
             if kind == Kind::Secret {
                 conceal(&mut live, &mut wanted);
             }
-            changes.push((name.to_owned(), live, wanted));
+            changes.push((kind.document_name(), name.to_owned(), live, wanted));
         }
     }
     match connection.output.unwrap_or(Output::Table) {
         Output::Table => {
-            for (name, live, wanted) in &changes {
-                print(name, live, wanted)?;
+            for (kind, name, live, wanted) in &changes {
+                print(&format!("{kind} {name}"), live, wanted)?;
             }
         }
         format => {
-            let list = changes.iter().map(
-                |(name, live, wanted)| serde_json::json!({ "name": name, "live": live, "wanted": wanted }),
-            );
+            let list = changes.iter().map(|(kind, name, live, wanted)| {
+                serde_json::json!({ "kind": kind, "name": name, "live": live, "wanted": wanted })
+            });
             show::document(&Value::Array(list.collect()), format)?;
         }
     }

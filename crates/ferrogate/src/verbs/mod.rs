@@ -7,6 +7,7 @@ mod apply;
 mod diff;
 mod files;
 mod lines;
+mod live;
 mod show;
 mod status;
 
@@ -15,7 +16,7 @@ use ferrogate_model::Kind;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::{Connection, Exit, Output, Verb, Waiting};
+use crate::cli::{Connection, Exit, Filters, Misuse, Output, Verb, Waiting};
 use crate::client::{Call, Client, Reply};
 use crate::output;
 use show::{field, table};
@@ -33,17 +34,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Apply(flags) => apply::run(&flags).await,
         Verb::Get { name, revision, connection } => get(&name, revision, &connection).await,
-        Verb::List { kind: Some(kind), connection, .. } if kind == SECRETS || kind == CERTIFICATES => {
-            list(Call::new(Method::GET, format!("/{kind}")), &connection).await
-        }
-        Verb::List { kind: _, display_name, version, context, status, connection } => {
-            let call = Call::new(Method::GET, "/rest-apis")
-                .maybe("displayName", display_name)
-                .maybe("version", version)
-                .maybe("context", context)
-                .maybe("status", status);
-            list(call, &connection).await
-        }
+        Verb::List { kind, filters, connection } => list(kind.as_deref(), filters, &connection).await,
         Verb::Delete { names, waiting, connection } => delete(&names, &waiting, &connection).await,
         Verb::Diff { files, connection } => diff::run(&files, &connection).await,
         Verb::Status { connection } => status::run(&connection).await,
@@ -100,30 +91,6 @@ pub(super) fn waiting_on(call: Call, waiting: &Waiting) -> Call {
     call.query("wait", "live").query("timeout", waiting.timeout.clone()).query("scope", waiting.scope.clone())
 }
 
-/// Says who does not serve it yet, if somebody was waited for in vain.
-pub(super) fn report_live(live: Option<&Value>) -> Exit {
-    let Some(live) = live.filter(|live| !live.is_null()) else { return Exit::Done };
-    if live.get("live").and_then(Value::as_bool) == Some(true) {
-        eprintln!("live on {} runtimes", field(live, "runtimes"));
-        return Exit::Done;
-    }
-    eprintln!("stored, but not live everywhere in time:");
-    if let Some(unknown) = live.get("unknown").and_then(Value::as_str) {
-        eprintln!("  {unknown}");
-    }
-    for straggler in live.get("stragglers").and_then(Value::as_array).into_iter().flatten() {
-        eprintln!(
-            "  {} (zone {}): {}, at revision {} {}",
-            field(straggler, "runtime"),
-            field(straggler, "zone"),
-            field(straggler, "reason"),
-            field(straggler, "applied"),
-            field(straggler, "detail"),
-        );
-    }
-    Exit::NotLive
-}
-
 async fn get(name: &str, revision: Option<u64>, connection: &Connection) -> anyhow::Result<Exit> {
     let path = match revision {
         Some(revision) => format!("{}/revisions/{revision}", api(name)),
@@ -137,13 +104,26 @@ async fn get(name: &str, revision: Option<u64>, connection: &Connection) -> anyh
     Ok(Exit::Done)
 }
 
-async fn list(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
+async fn list(kind: Option<&str>, filters: Filters, connection: &Connection) -> anyhow::Result<Exit> {
+    let apis = Kind::RestApi.path_name();
+    let kind = kind.unwrap_or(apis);
+    let filters = [
+        ("displayName", "--display-name", filters.display_name),
+        ("version", "--version", filters.version),
+        ("context", "--context", filters.context),
+        ("status", "--status", filters.status),
+    ];
+    if kind != apis
+        && let Some((_, flag, _)) = filters.iter().find(|(_, _, value)| value.is_some())
+    {
+        return Err(Misuse(format!("{flag} filters {apis} only: leave it out to list {kind}")).into());
+    }
+    let call = Call::new(Method::GET, format!("/{kind}"));
+    let call = filters.into_iter().fold(call, |call, (name, _, value)| call.maybe(name, value));
     let reply = Client::connect(connection)?.send(call).await?;
     match connection.output.unwrap_or(Output::Table) {
-        Output::Table if reply.body.get(SECRETS).is_some() => {
-            secrets_table(show::items(&reply.body, SECRETS))?;
-        }
-        Output::Table if reply.body.get(CERTIFICATES).is_some() => {
+        Output::Table if kind == SECRETS => secrets_table(show::items(&reply.body, SECRETS))?,
+        Output::Table if kind == CERTIFICATES => {
             certificates_table(show::items(&reply.body, CERTIFICATES))?;
         }
         Output::Table => apis_table(show::items(&reply.body, "apis"))?,
@@ -181,19 +161,39 @@ fn certificates_table(certificates: &[Value]) -> anyhow::Result<()> {
     Ok(output::line(&table(&["NAME", "USAGE", "SUBJECT", "ISSUER", "NOT AFTER"], rows))?)
 }
 
+/// Deletes one after the other. A name that does not exist is found before the first is deleted.
 async fn delete(names: &[String], waiting: &Waiting, connection: &Connection) -> anyhow::Result<Exit> {
     let client = Client::connect(connection)?;
-    let mut exit = Exit::Done;
-    for name in names {
-        let call = waiting_on(Call::new(Method::DELETE, api(name)), waiting);
-        let reply = client.send(call).await.with_context(|| format!("cannot delete {name}"))?;
-        written(&reply, connection, &format!("{name} deleted"))?;
-        let live = report_live(reply.body.get("live"));
-        if live != Exit::Done {
-            exit = live;
+    if names.len() > 1 {
+        for name in names {
+            let found = client.send(Call::new(Method::GET, api(name))).await;
+            found.with_context(|| format!("nothing was deleted: {name}"))?;
         }
     }
-    Ok(exit)
+    let (mut exit, mut answers) = (Exit::Done, Vec::new());
+    let mut failed = None;
+    for name in names {
+        let call = waiting_on(Call::new(Method::DELETE, api(name)), waiting);
+        let reply = match client.send(call).await.with_context(|| format!("cannot delete {name}")) {
+            Ok(reply) => reply,
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        };
+        if connection.output.unwrap_or(Output::Table) == Output::Table {
+            written(&reply, connection, &format!("{name} deleted"))?;
+        }
+        if live::report(reply.body.get("live"), waiting) != Exit::Done {
+            exit = Exit::NotLive;
+        }
+        answers.push(reply.body);
+    }
+    match connection.output.unwrap_or(Output::Table) {
+        Output::Table => {}
+        format => show::several(answers, names.len(), format)?,
+    }
+    failed.map_or(Ok(exit), Err)
 }
 
 /// Shows the answer to a write: one line for people, the whole for programs.
@@ -210,10 +210,10 @@ async fn history(call: Call, connection: &Connection) -> anyhow::Result<Exit> {
     let reply = Client::connect(connection)?.send(call).await?;
     match connection.output.unwrap_or(Output::Table) {
         Output::Table => {
-            let columns = ["revision", "id", "action", "author", "at"];
+            let columns = ["revision", "kind", "id", "action", "author", "at"];
             let revisions = show::items(&reply.body, "revisions");
             let rows = revisions.iter().map(|one| columns.map(|name| field(one, name)).to_vec());
-            output::line(&table(&["REVISION", "NAME", "CHANGE", "BY", "AT"], rows))?;
+            output::line(&table(&["REVISION", "KIND", "NAME", "CHANGE", "BY", "AT"], rows))?;
         }
         format => show::document(&reply.body, format)?,
     }
@@ -231,7 +231,7 @@ async fn rollback(
     let reply = Client::connect(connection)?.send(call).await?;
     let what = name.map_or("the gateway", |name| name);
     written(&reply, connection, &format!("{what} is back to revision {to}"))?;
-    Ok(report_live(reply.body.get("live").or_else(|| reply.body.pointer("/status/live"))))
+    Ok(live::report(reply.body.get("live").or_else(|| reply.body.pointer("/status/live")), waiting))
 }
 
 #[cfg(test)]

@@ -21,6 +21,14 @@ pub fn document(value: &Value, format: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints the answers about as many things as were named: one as it is, several as one list.
+pub fn several(answers: Vec<Value>, named: usize, format: Output) -> anyhow::Result<()> {
+    if named > 1 {
+        return document(&Value::Array(answers), format);
+    }
+    answers.iter().try_for_each(|answer| document(answer, format))
+}
+
 /// A value as YAML, ending in a newline.
 pub fn yaml(value: &Value) -> anyhow::Result<String> {
     let mut text = serde_saphyr::to_string(value).context("the answer cannot be shown as YAML")?;
