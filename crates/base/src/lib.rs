@@ -7,7 +7,10 @@
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod directory;
 pub mod duration;
+pub mod listen;
+pub mod networks;
 pub mod offload;
 pub mod parallel;
 pub mod readiness;

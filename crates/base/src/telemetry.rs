@@ -13,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 /// The content type of [`encode_metrics`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What may stand alone as a level.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -37,7 +40,10 @@ pub struct LogSettings {
 #[derive(Debug, Error)]
 pub enum TelemetryError {
     /// The level is not one.
-    #[error("not a log level: {0}")]
+    #[error(
+        "\"{0}\" is not a log level: one of {levels}, or directives such as info,ferrogate_xds=debug",
+        levels = LEVELS.join(", ")
+    )]
     Level(String),
     /// A log was set up before, in this process.
     #[error("the log is already set up")]
@@ -85,7 +91,14 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(level).map_err(|_| TelemetryError::Level(level.to_owned()))
+    let wrong = || TelemetryError::Level(level.to_owned());
+    // A word alone that is no level would be taken for a module of which everything is logged, and
+    // of everything else nothing.
+    let mut words = level.split(',').filter(|directive| !directive.contains(['=', '[']));
+    if level.is_empty() || words.any(|word| !LEVELS.contains(&word.trim().to_lowercase().as_str())) {
+        return Err(wrong());
+    }
+    EnvFilter::try_new(level).map_err(|_| wrong())
 }
 
 /// A registry in the text form that Prometheus scrapes.
@@ -114,7 +127,15 @@ mod tests {
     fn bad_settings_are_refused() {
         let settings = LogSettings { level: "info,=,".to_owned(), format: LogFormat::Text };
         assert!(matches!(init(&settings), Err(TelemetryError::Level(_))));
-        assert!(check_level(&settings.level).is_err() && check_level("info,ferrogate_xds=debug").is_ok());
+        for level in ["loud", "", "info,", "info,ferrogate_xds", "ferrogate_xds=loud", "3"] {
+            let told = check_level(level).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(told.contains("error, warn, info, debug, trace"), "{level}: {told}");
+        }
+        for level in
+            ["info", "WARN", "off", "info,ferrogate_xds=debug", "info, hyper=off", "ferrogate_xds=debug"]
+        {
+            assert!(check_level(level).is_ok(), "{level}");
+        }
         assert!("xml".parse::<LogFormat>().unwrap_err().contains("text, json"));
     }
 }

@@ -122,7 +122,7 @@ impl Door for AdminDoor {
         if path == "/health" {
             return self.health();
         }
-        if !self.allows(client) {
+        if !self.settings.allowed_ips.contains(client) {
             return text(StatusCode::FORBIDDEN, "Forbidden");
         }
         match path {
@@ -135,13 +135,6 @@ impl Door for AdminDoor {
 }
 
 impl AdminDoor {
-    fn allows(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.settings.allowed_ips.iter().any(|allowed| {
-            allowed == "*" || allowed == "0.0.0.0/0" || allowed.parse::<IpAddr>().is_ok_and(|ip| ip == client)
-        })
-    }
-
     fn health(&self) -> Response<Full<Bytes>> {
         if self.sink.status().ready {
             return json_response(StatusCode::OK, &json!({ "status": "healthy", "timestamp": now() }));

@@ -28,7 +28,7 @@ use ferrogate_model::{Position, ResourceName, Revision};
 pub use error::{CommitError, StoreError};
 pub use feed::{Feed, FeedEvent};
 pub use lease::{Cluster, ControllerLease, RuntimeLease};
-pub use open::{OpenError, Options, open};
+pub use open::{OpenError, Options, check, open};
 pub use plan::{ID_CLAIM, id_claim};
 pub use read::resync_needed;
 pub use types::{

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Opening a store from a URL. Opening touches no network and no file, so that a
-//! controller starts, and says what it waits for, while its database is still down;
-//! the schema is brought up to date on the first call that reaches it.
+//! Opening a store from a URL. Opening touches no network and only looks at a file, so that
+//! a controller starts, and says what it waits for, while its database is still down; what
+//! will never be a database is refused. The schema is brought up to date on the first
+//! call that gets through.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +47,13 @@ pub enum OpenError {
     /// A SQLite URL without a file: a gateway's state does not live in memory.
     #[error("a sqlite:// URL must name a file")]
     NoFile,
+    /// Waiting will not make one of it.
+    #[error("{} is no SQLite database", .0.display())]
+    NotADatabase(PathBuf),
 }
+
+/// What every SQLite database begins with.
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
 impl Default for Options {
     fn default() -> Options {
@@ -64,14 +73,47 @@ impl Default for Options {
 /// When the URL is not one of these; never because the database is down. Must be called
 /// within a tokio runtime.
 pub fn open(url: &str, gateway: &GatewayId, options: &Options) -> Result<Arc<dyn Store>, OpenError> {
-    if let Some(path) = url.strip_prefix("sqlite://") {
-        return Ok(Arc::new(SqliteStore::open(sqlite_path(path)?, gateway.clone(), options.clone())));
+    match Place::parse(url)? {
+        Place::Sqlite(path) if is_foreign(&path) => Err(OpenError::NotADatabase(path)),
+        Place::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, gateway.clone(), options.clone()))),
+        Place::Postgres(connect) => {
+            Ok(Arc::new(PostgresStore::open(*connect, gateway.clone(), options.clone())))
+        }
     }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        let connect = PgConnectOptions::from_str(url).map_err(|_| OpenError::Malformed)?;
-        return Ok(Arc::new(PostgresStore::open(connect, gateway.clone(), options.clone())));
+}
+
+/// Whether [`open`] could use this URL, as far as the URL itself tells.
+///
+/// # Errors
+/// As [`open`], but for what only a look at the file can tell.
+pub fn check(url: &str) -> Result<(), OpenError> {
+    Place::parse(url).map(drop)
+}
+
+/// Where a database is.
+enum Place {
+    Sqlite(PathBuf),
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl Place {
+    fn parse(url: &str) -> Result<Place, OpenError> {
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            return Ok(Place::Sqlite(sqlite_path(path)?));
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let connect = PgConnectOptions::from_str(url).map_err(|_| OpenError::Malformed)?;
+            return Ok(Place::Postgres(Box::new(connect)));
+        }
+        Err(OpenError::UnknownScheme)
     }
-    Err(OpenError::UnknownScheme)
+}
+
+/// Whether something else is there. What cannot be read yet, or is empty, may become a database.
+fn is_foreign(path: &Path) -> bool {
+    let mut begin = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SQLITE_MAGIC.len() as u64).read_to_end(&mut begin));
+    path.is_dir() || read.is_ok() && !begin.is_empty() && begin != SQLITE_MAGIC
 }
 
 fn sqlite_path(path: &str) -> Result<PathBuf, OpenError> {
@@ -102,6 +144,24 @@ mod tests {
             assert_eq!(error.to_string(), expected, "{url}");
             assert!(!format!("{error:?}").contains("geheim"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_something_else_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("x.db");
+        let opened =
+            || open(&format!("sqlite://{}", path.display()), &GatewayId::from("g"), &Options::default());
+        for (content, usable) in [("", true), ("notes", false), ("this is a longer text", false)] {
+            std::fs::write(&path, content).expect("written");
+            assert_eq!(opened().is_ok(), usable, "{content}");
+        }
+        assert!(matches!(opened().err(), Some(OpenError::NotADatabase(told)) if told == path));
+        std::fs::remove_file(&path).expect("removed");
+        opened().expect("a URL").head().await.expect("made anew");
+        assert!(opened().is_ok(), "a database is one");
+        let directory = format!("sqlite://{}", dir.path().display());
+        assert!(open(&directory, &GatewayId::from("g"), &Options::default()).is_err());
     }
 
     #[tokio::test]

@@ -10,11 +10,13 @@ use super::Origin;
 
 /// What a secret's value is shown as.
 pub(super) const REDACTED: &str = "<redacted>";
+/// What a secret without a value is shown as.
+pub(super) const UNSET: &str = "<unset>";
 
 /// One setting's value and origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// The value as TOML would have it; a secret's is always `<redacted>`.
+    /// The value as TOML would have it; a secret's is `<redacted>`, or `<unset>`.
     pub value: String,
     /// Where it came from.
     pub origin: Origin,

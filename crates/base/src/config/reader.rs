@@ -4,20 +4,24 @@
 //! role reads all its settings in one straight line, and the user learns of every
 //! mistake in one run. [`Reader::finish`] must be called, or problems go unseen.
 
+mod listen;
+
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::effective::REDACTED;
+use super::effective::{REDACTED, UNSET};
 use super::sources::{Raw, Sources};
 use super::suggest::nearest;
 use super::{ConfigError, Effective, Origin, Problem, token};
 use crate::duration::{format_go, parse_go};
+use crate::networks::Networks;
 use crate::secret::Secret;
+
+pub use listen::ListenKeys;
 
 /// Reads settings and keeps the account.
 #[must_use = "problems are only seen when the reader is finished"]
@@ -28,6 +32,7 @@ pub struct Reader<'a> {
     known: BTreeSet<String>,
     opaque: BTreeSet<String>,
     accepted: BTreeSet<String>,
+    overruled: Vec<String>,
 }
 
 /// What reading came to.
@@ -37,17 +42,9 @@ pub struct Finished {
     pub effective: Effective,
     /// Everything wrong, in the order it was found.
     pub problems: Vec<Problem>,
-    /// Keys that a file has and that have no effect here, in key order.
+    /// Settings that somebody made and that have no effect here: keys of files in their order, then
+    /// what another setting overrules, with the reason.
     pub without_effect: Vec<String>,
-}
-
-/// Older keys that a listen address may be given by instead of its own.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ListenKeys<'a> {
-    /// A port on the default address.
-    pub port: Option<&'a str>,
-    /// Whether to listen at all.
-    pub enabled: Option<&'a str>,
 }
 
 impl<'a> Reader<'a> {
@@ -60,6 +57,7 @@ impl<'a> Reader<'a> {
             known: BTreeSet::new(),
             opaque: BTreeSet::new(),
             accepted: BTreeSet::new(),
+            overruled: Vec::new(),
         }
     }
 
@@ -71,6 +69,15 @@ impl<'a> Reader<'a> {
     /// A text.
     pub fn string(&mut self, key: &str, default: &str) -> String {
         self.typed(key, default.to_owned(), |text| Ok(text.to_owned()), |value| quoted(value))
+    }
+
+    /// A text that names something, and so is not empty.
+    pub fn name(&mut self, key: &str, default: &str) -> String {
+        let parse = |text: &str| match text.trim() {
+            "" => Err("a name is wanted, not an empty text".to_owned()),
+            _ => Ok(text.to_owned()),
+        };
+        self.typed(key, default.to_owned(), parse, |value| quoted(value))
     }
 
     /// A text that may be absent; an empty one counts as absent.
@@ -91,7 +98,8 @@ impl<'a> Reader<'a> {
 
     /// A text that is never shown; an empty one counts as absent.
     pub fn secret(&mut self, key: &str) -> Option<Secret> {
-        let text = self.typed(key, String::new(), |text| Ok(text.to_owned()), |_| REDACTED.to_owned());
+        let show = |text: &String| if text.is_empty() { UNSET } else { REDACTED }.to_owned();
+        let text = self.typed(key, String::new(), |text| Ok(text.to_owned()), show);
         (!text.is_empty()).then(|| Secret::new(text))
     }
 
@@ -155,38 +163,6 @@ impl<'a> Reader<'a> {
         self.typed(key, default, parse, show)
     }
 
-    /// An address to listen on, `IP:PORT` with port 0 for any free one; `None` for `off`.
-    /// The key's own value wins over the older keys.
-    pub fn listen(&mut self, key: &str, default: &str, older: ListenKeys<'_>) -> Option<SocketAddr> {
-        // A preset replaces the default only: the older keys win over it.
-        let default = self.sources.preset_of(key).unwrap_or(default);
-        let default = parse_listen(default).ok().flatten();
-        let mut fallback = default;
-        let listens = older.enabled.map(|enabled| self.bool(enabled, default.is_some()));
-        // The port is read even where nothing listens: it stays a known key, and a wrong one is told.
-        let standard = default.map_or(0, |address| u64::from(address.port()));
-        let number = older.port.map(|port| self.integer(port, standard, 0..=u64::from(u16::MAX)));
-        let derived = [older.port, older.enabled].into_iter().flatten();
-        let derived = derived.filter_map(|key| self.sources.find_set(key)).map(|(_, origin)| origin).next();
-        if listens == Some(false) {
-            fallback = None;
-        } else if let Some(number) = number
-            && (default.is_some() || derived.is_some())
-        {
-            let address = default.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-            fallback = Some(SocketAddr::new(address, u16::try_from(number).unwrap_or_default()));
-        }
-        let show =
-            |value: &Option<SocketAddr>| value.map_or_else(|| quoted("off"), |at| quoted(&at.to_string()));
-        let found = self.sources.find_set(key);
-        let own = found.is_some();
-        let address = self.interpret(key, found, fallback, parse_listen, show);
-        if let (false, Some(origin)) = (own, derived) {
-            self.effective.record(key, show(&address), origin);
-        }
-        address
-    }
-
     /// A list of texts; in the environment, separated by commas.
     pub fn strings(&mut self, key: &str, default: &[&str]) -> Vec<String> {
         let standard: Vec<String> = default.iter().map(|text| (*text).to_owned()).collect();
@@ -201,20 +177,35 @@ impl<'a> Reader<'a> {
         values
     }
 
-    /// A list of tables, each with the fields of `T`. Their content is not shown.
+    /// Networks, each `*`, an address, or an address with the length of its prefix.
+    pub fn networks(&mut self, key: &str, default: &[&str]) -> Networks {
+        let mut networks = Networks::none();
+        for text in self.strings(key, default) {
+            if let Err(message) = networks.add(&text) {
+                self.problem(key, message);
+            }
+        }
+        networks
+    }
+
+    /// A list of tables, each with the fields of `T`. Their content is not shown. Those that are wrong
+    /// are told one by one, counted from 1, and left out.
     pub fn tables<T: DeserializeOwned>(&mut self, key: &str) -> Vec<T> {
         self.opaque.insert(key.to_owned());
         let Some((raw, origin)) = self.sources.find(key) else { return Vec::new() };
-        let read = match raw {
-            Raw::Value(toml::Value::Array(items)) => {
-                let read =
-                    |(index, item)| self.table(item).map_err(|reason| format!("entry {index}: {reason}"));
-                items.into_iter().enumerate().map(read).collect()
-            }
+        let items = match raw {
+            Raw::Value(toml::Value::Array(items)) => Ok(items),
             Raw::Value(_) | Raw::Texts(_) => Err("a list of tables is wanted, from a file".to_owned()),
         };
-        let tables: Vec<T> = self.settle(key, read, Vec::new(), &origin);
-        self.effective.record(key, format!("<{} tables>", tables.len()), origin);
+        let items = self.settle(key, items, Vec::new(), &origin);
+        self.effective.record(key, format!("<{} tables>", items.len()), origin);
+        let mut tables = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            match self.table(item) {
+                Ok(table) => tables.push(table),
+                Err(reason) => self.problem(key, format!("entry {}: {reason}", index + 1)),
+            }
+        }
         tables
     }
 
@@ -235,6 +226,14 @@ impl<'a> Reader<'a> {
     pub fn accept(&mut self, key: &str) {
         self.opaque.insert(key.to_owned());
         self.accepted.insert(key.to_owned());
+    }
+
+    /// Takes note that another setting overrules this one, if somebody made it: it is reported as
+    /// having no effect.
+    pub fn overruled(&mut self, key: &str, why: &str) {
+        if let Some((_, origin)) = self.sources.find_set(key) {
+            self.overruled.push(format!("{key} ({origin}: {why})"));
+        }
     }
 
     /// Something the role found wrong with a setting.
@@ -262,7 +261,7 @@ impl<'a> Reader<'a> {
             self.known.contains(key) || below.is_some_and(|one| one.starts_with(&format!("{key}.")))
         };
         let idle = self.accepted.iter().filter(|key| sources.is_in_files(key) && !is_read(key));
-        let without_effect = idle.cloned().collect();
+        let without_effect = idle.cloned().chain(self.overruled).collect();
         Finished { effective: self.effective, problems: self.problems, without_effect }
     }
 
@@ -378,6 +377,9 @@ impl<'a> Reader<'a> {
                     self.find_unknown(&format!("{below}{name}"), value);
                 }
             }
+            _ if leads_on(&self.known) || leads_on(&self.opaque) => {
+                self.problem(path, format!("a section is wanted, with keys of its own, not {}", kind(value)));
+            }
             _ => {
                 let known = self.known.iter().chain(&self.opaque).map(String::as_str);
                 let near = nearest(path, known).map(str::to_owned);
@@ -410,22 +412,16 @@ fn within<T: PartialOrd>(
     Err(format!("{} is out of range: {} to {}", show(&value), show(range.start()), show(range.end())))
 }
 
-fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
-    if text.eq_ignore_ascii_case("off") {
-        return Ok(None);
+/// What a value is, in words.
+fn kind(value: &toml::Value) -> &'static str {
+    match value {
+        toml::Value::String(_) => "a text",
+        toml::Value::Integer(_) | toml::Value::Float(_) => "a number",
+        toml::Value::Boolean(_) => "true or false",
+        toml::Value::Datetime(_) => "a date",
+        toml::Value::Array(_) => "a list",
+        toml::Value::Table(_) => "a table",
     }
-    let wrong = || format!("{} is not an address to listen on: write IP:PORT, or off", quoted(text));
-    if let Ok(address) = text.parse() {
-        return Ok(Some(address));
-    }
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse().map_err(|_| wrong())?;
-    let address = match host {
-        "" | "*" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        _ => return Err(wrong()),
-    };
-    Ok(Some(SocketAddr::new(address, port)))
 }
 
 fn quoted(text: &str) -> String {

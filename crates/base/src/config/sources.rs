@@ -28,6 +28,7 @@ pub struct Sources {
     aliases: BTreeMap<String, Vec<String>>,
     flags: BTreeMap<String, (String, Vec<String>)>,
     presets: BTreeMap<String, String>,
+    stand_ins: BTreeMap<String, String>,
     allowed: Vec<PathBuf>,
 }
 
@@ -107,6 +108,12 @@ impl Sources {
         self.aliases.entry(key.to_owned()).or_default().push(name.to_owned());
     }
 
+    /// Another key whose value counts where nobody set this one: one file serves several roles,
+    /// and what they share stands in the section of one of them.
+    pub fn stand_in(&mut self, key: &str, other: &str) {
+        self.stand_ins.insert(key.to_owned(), other.to_owned());
+    }
+
     /// The environment variable made from a key: `a.b_c` is `FERROGATE_A_B_C`.
     pub fn env_name(key: &str) -> String {
         format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
@@ -130,6 +137,11 @@ impl Sources {
 
     /// The value of the highest layer that has the key and was set by somebody.
     pub(super) fn find_set(&self, key: &str) -> Option<(Raw, Origin)> {
+        // One step only: a stand-in has none itself.
+        self.find_own(key).or_else(|| self.find_own(self.stand_ins.get(key)?))
+    }
+
+    fn find_own(&self, key: &str) -> Option<(Raw, Origin)> {
         if let Some((flag, values)) = self.flags.get(key) {
             return Some((Raw::Texts(values.clone()), Origin::Flag(flag.clone())));
         }

@@ -144,14 +144,38 @@ fn equal(expected: &str, given: &str) -> bool {
 
 /// Any other hash format fails (contract 1.3).
 pub(super) fn verify(hash: &str, password: &str) -> bool {
-    if hash.starts_with("$argon2id$") {
-        let Ok(parsed) = PasswordHash::new(hash) else { return false };
-        return Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok();
+    match Format::of(hash) {
+        Some(Format::Argon2id) => {
+            let Ok(parsed) = PasswordHash::new(hash) else { return false };
+            Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
+        }
+        Some(Format::Bcrypt) => bcrypt::verify(password, hash).unwrap_or(false),
+        None => false,
     }
-    if ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| hash.starts_with(prefix)) {
-        return bcrypt::verify(password, hash).unwrap_or(false);
+}
+
+/// Whether this is a hash that some password could match.
+pub fn is_hash(text: &str) -> bool {
+    match Format::of(text) {
+        Some(Format::Argon2id) => PasswordHash::new(text).is_ok_and(|parsed| parsed.hash.is_some()),
+        Some(Format::Bcrypt) => text.parse::<bcrypt::HashParts>().is_ok(),
+        None => false,
     }
-    false
+}
+
+/// A format of password hashes, told by its prefix.
+enum Format {
+    Argon2id,
+    Bcrypt,
+}
+
+impl Format {
+    fn of(hash: &str) -> Option<Format> {
+        if hash.starts_with("$argon2id$") {
+            return Some(Format::Argon2id);
+        }
+        ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| hash.starts_with(prefix)).then_some(Format::Bcrypt)
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +187,7 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
     use ferrogate_base::secret::Secret;
 
-    use super::{Basic, Password, User, verify};
+    use super::{Basic, Password, User, is_hash, verify};
 
     fn argon2id(password: &str) -> String {
         let hash: PasswordHash = Argon2::default().hash_password(password.as_bytes()).expect("hashable");
@@ -202,6 +226,15 @@ mod tests {
             assert_eq!(basic.recall(&encode(pair)).is_some(), name.is_some(), "{pair}");
         }
         assert!(basic.check("not base64!").await.is_err());
+    }
+
+    #[test]
+    fn a_hash_is_told_from_a_text() {
+        for text in [argon2id("a"), bcrypt::hash("b", 4).expect("hashable")] {
+            assert!(is_hash(&text), "{text}");
+            assert!(!is_hash(text.get(..20).expect("longer")), "{text} cut off");
+        }
+        assert!(!is_hash("secret") && !is_hash("$1$md5") && !is_hash(""));
     }
 
     #[test]

@@ -10,6 +10,11 @@ pub const ADMIN: &str = "admin";
 /// Deploys APIs.
 pub const DEVELOPER: &str = "developer";
 
+/// Uses APIs, in the contract; may do nothing here yet.
+const CONSUMER: &str = "consumer";
+/// The roles a user can have.
+pub const ROLES: [&str; 3] = [ADMIN, DEVELOPER, CONSUMER];
+
 /// The roles of which one is needed for this call. `path` is relative to the base path.
 #[must_use]
 pub fn required(method: &Method, path: &str) -> &'static [&'static str] {

@@ -2,16 +2,19 @@
 //! Who may use the management API (contract 1.3 and 7.2): users with passwords, and an
 //! identity provider's tokens. Checks nobody; `auth` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrogate_base::config::Reader;
 use ferrogate_base::secret::Secret;
 use serde::Deserialize;
 
 use crate::auth::admin_password::ADMIN_NAME;
-use crate::auth::basic::{Password, User};
+use crate::auth::basic::{Password, User, is_hash};
 use crate::auth::jwt::JwtSettings;
-use crate::auth::roles::ADMIN;
+use crate::auth::roles::{ADMIN, ROLES};
+
+const USERS: &str = "controller.auth.basic.users";
+const NO_HASH: &str = "the password is said to be hashed and is no argon2id or bcrypt hash";
 
 /// `controller.auth.basic.users[]`.
 #[derive(Deserialize)]
@@ -26,22 +29,22 @@ struct ConfiguredUser {
 }
 
 pub(super) fn basic(reader: &mut Reader<'_>) -> Option<Vec<User>> {
-    const USERS: &str = "controller.auth.basic.users";
+    const HASH: &str = "controller.auth.basic.admin_password_hash";
+    const NAME: &str = "controller.auth.basic.admin_username";
     let enabled = reader.bool("controller.auth.basic.enabled", true);
     let configured: Vec<ConfiguredUser> = reader.tables(USERS);
-    if configured.iter().any(|user| user.username.is_empty() || user.password.is_empty()) {
-        reader.problem(USERS, "every user needs a username and a password");
-    }
+    faults(&configured).into_iter().for_each(|fault| reader.problem(USERS, fault));
     // The variables that the contract's shipped file wires to its first user work without a file too.
-    let name = reader.string("controller.auth.basic.admin_username", ADMIN_NAME);
-    if let Some(hash) = reader.secret("controller.auth.basic.admin_password_hash")
-        && configured.is_empty()
-    {
+    let name = reader.name(NAME, ADMIN_NAME);
+    let hash = reader.secret(HASH);
+    if !configured.is_empty() {
+        reader.overruled(HASH, "users are listed");
+    } else if let Some(hash) = hash {
+        if !is_hash(hash.expose()) {
+            reader.problem(HASH, NO_HASH);
+        }
         let roles = vec![ADMIN.to_owned()];
         return enabled.then(|| vec![User { name, password: Password::Hashed(hash), roles }]);
-    }
-    if configured.iter().any(|user| user.username.contains(':')) {
-        reader.problem(USERS, "a username cannot contain a colon");
     }
     let user = |user: ConfiguredUser| {
         let password = Secret::new(user.password);
@@ -50,6 +53,34 @@ pub(super) fn basic(reader: &mut Reader<'_>) -> Option<Vec<User>> {
         User { name: user.username, password, roles: user.roles }
     };
     enabled.then(|| configured.into_iter().map(user).collect())
+}
+
+/// Everything wrong with the users, each by name. A password is never repeated.
+fn faults(users: &[ConfiguredUser]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut seen = BTreeSet::new();
+    for ConfiguredUser { username, password, password_hashed, roles } in users {
+        let mut fault = |fault: &str| faults.push(format!("user '{username}': {fault}"));
+        if username.is_empty() {
+            fault("a username is needed");
+        }
+        if username.contains(':') {
+            fault("a username cannot contain a colon");
+        }
+        // Names are compared without regard to case, and the first of two would always be the one.
+        if !username.is_empty() && !seen.insert(username.to_lowercase()) {
+            fault("an earlier user has this name, but for upper and lower case");
+        }
+        if password.is_empty() {
+            fault("a password is needed");
+        } else if *password_hashed && !is_hash(password) {
+            fault(NO_HASH);
+        }
+        for role in roles.iter().filter(|role| !ROLES.contains(&role.as_str())) {
+            fault(&format!("'{role}' is no role: one of {}", ROLES.join(", ")));
+        }
+    }
+    faults
 }
 
 pub(super) fn jwt(reader: &mut Reader<'_>) -> Option<JwtSettings> {

@@ -8,6 +8,9 @@ use ferrogate_base::config::Reader;
 use ferrogate_base::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+/// The values of `sslmode` that PostgreSQL's clients know.
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
 pub(super) fn pool_size(reader: &mut Reader<'_>) -> u32 {
     let size = reader.integer("controller.storage.postgres.max_open_conns", 10, 1..=1_000);
     u32::try_from(size).unwrap_or(10)
@@ -30,6 +33,8 @@ pub(super) fn database_url(reader: &mut Reader<'_>, data_dir: &Path) -> Secret {
         let schemes = ["postgres://", "postgresql://", "sqlite://"];
         if !schemes.iter().any(|scheme| url.expose().starts_with(scheme)) {
             reader.problem(URL, "must begin with postgres:// or sqlite://");
+        } else if let Err(error) = ferrogate_store::check(url.expose()) {
+            reader.problem(URL, error.to_string());
         }
         return url;
     }
@@ -59,6 +64,12 @@ fn postgres_url(reader: &mut Reader<'_>) -> Option<Secret> {
     let user = text_of(reader, "user", "user", "gateway");
     let password = secret_of(reader, "password", "password");
     let sslmode = text_of(reader, "options.sslmode", "sslmode", "require");
+    if !SSL_MODES.contains(&sslmode.as_str()) {
+        let told = format!("sslmode \"{sslmode}\" is not one of {}", SSL_MODES.join(", "));
+        let generic = "controller.storage.database.options.sslmode";
+        let key = if reader.is_set(generic) { generic } else { "controller.storage.postgres.sslmode" };
+        reader.problem(key, told);
+    }
     if dsn.is_some() {
         return dsn;
     }

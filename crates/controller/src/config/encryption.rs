@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which files hold the keys that seal what is stored (contract 7.2); `seal` reads them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use ferrogate_base::config::Reader;
@@ -38,6 +39,14 @@ pub(super) fn keys(reader: &mut Reader<'_>) -> Vec<KeyFile> {
         }
         if provider.keys.is_empty() {
             reader.problem(PROVIDERS, "every provider needs keys");
+        }
+    }
+    let mut versions = BTreeSet::new();
+    for version in providers.iter().flat_map(|provider| &provider.keys).map(|key| key.version.as_str()) {
+        if version.is_empty() {
+            reader.problem(PROVIDERS, "every key needs a version");
+        } else if !versions.insert(version) {
+            reader.problem(PROVIDERS, format!("the version '{version}' is given to two keys"));
         }
     }
     if single.is_some() && !providers.is_empty() {

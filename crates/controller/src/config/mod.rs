@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ferrogate_base::config::{ListenKeys, Reader};
+use ferrogate_base::networks::Networks;
 use ferrogate_base::secret::Secret;
 use ferrogate_model::document::{Defaults, MAX_BUNDLE_BYTES, MAX_DOCUMENT_BYTES};
 use ferrogate_model::kinds::rest_api::is_host_pattern;
@@ -55,6 +56,7 @@ const CUSTOM_CERTS: &str = "./certificates";
 /// Where an immutable gateway's artifacts are (contract 7.2).
 const ARTIFACTS_DIR: &str = "/etc/api-platform-gateway/immutable_gateway/artifacts";
 
+const ADMIN_PASSWORD: &str = "controller.admin_password";
 const MAX_KEPT: u64 = 100_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -87,8 +89,8 @@ pub struct Config {
     pub join_token_file: Option<PathBuf>,
     /// Certificate and key of the config stream.
     pub stream_tls: Option<StreamTls>,
-    /// Callers of the admin server by address; `*` is anybody.
-    pub admin_allowed_ips: Vec<String>,
+    /// Callers of the admin server by address.
+    pub admin_allowed_ips: Networks,
     /// Whether `/config_dump` exists.
     pub config_dump: bool,
     /// Basic authentication; `None` when disabled.
@@ -144,8 +146,8 @@ impl Config {
             join_token_file.is_some() || stream_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let stream_default = if guarded { "0.0.0.0:18000" } else { "127.0.0.1:18000" };
         let config = Config {
-            gateway_id: reader.string("controller.server.gateway_id", "platform-gateway-id"),
-            replica_id: reader.string("controller.replica_id", "controller-1"),
+            gateway_id: reader.name("controller.server.gateway_id", "platform-gateway-id"),
+            replica_id: reader.name("controller.replica_id", "controller-1"),
             zone: reader.string("controller.zone", ""),
             database_url: database::database_url(reader, &data_dir),
             pool_size: database::pool_size(reader),
@@ -172,10 +174,10 @@ impl Config {
                 Some("controller.metrics.enabled"),
             ),
             stream: listen(reader, "stream", stream_default, Some("controller.server.xds_port"), None),
-            admin_allowed_ips: reader.strings("controller.admin_server.allowed_ips", &["*"]),
+            admin_allowed_ips: reader.networks("controller.admin_server.allowed_ips", &["*"]),
             config_dump: reader.bool("controller.admin_server.config_dump.enabled", false),
             basic: access::basic(reader),
-            admin_password: reader.secret("controller.admin_password"),
+            admin_password: reader.secret(ADMIN_PASSWORD),
             jwt: access::jwt(reader),
             immutable: immutable(reader),
             custom_certs: custom_certs(reader),
@@ -193,6 +195,13 @@ impl Config {
             join_token_file,
             stream_tls,
         };
+        match &config.basic {
+            Some(users) if users.is_empty() => {}
+            Some(_) => {
+                reader.overruled(ADMIN_PASSWORD, "users are configured, and have passwords of their own")
+            }
+            None => reader.overruled(ADMIN_PASSWORD, "basic authentication is off"),
+        }
         // Each controller of a shared database would undo what the files of the others say.
         if config.immutable.is_some() && config.is_shared() {
             reader
@@ -250,21 +259,20 @@ fn custom_certs(reader: &mut Reader<'_>) -> CertificateFiles {
 /// What an artifact's omitted hosts are (contract 4.3).
 fn defaults(reader: &mut Reader<'_>) -> Defaults {
     let own = Defaults::default();
-    let mut domains = |name: &str| {
-        let key = format!("router.vhosts.{name}.domains");
-        let domains = reader.strings(&key, &[]);
-        for domain in domains.iter().filter(|domain| !is_host_pattern(domain)) {
-            reader.problem(&key, format!("'{domain}' is not a host, '*.example.com', 'name*' or '*'"));
+    let mut hosts = |name: &str, default: &str| {
+        let key = |field: &str| format!("router.vhosts.{name}.{field}");
+        let (host, domains) = (reader.string(&key("default"), default), reader.strings(&key("domains"), &[]));
+        let named = std::iter::once((key("default"), &host));
+        for (key, host) in named.chain(domains.iter().map(|domain| (key("domains"), domain))) {
+            if !is_host_pattern(host) {
+                reader.problem(&key, format!("'{host}' is not a host, '*.example.com', 'name*' or '*'"));
+            }
         }
-        domains
+        (host, domains)
     };
-    let (main_domains, sandbox_domains) = (domains("main"), domains("sandbox"));
-    Defaults {
-        main_host: reader.string("router.vhosts.main.default", &own.main_host),
-        sandbox_host: reader.string("router.vhosts.sandbox.default", &own.sandbox_host),
-        main_domains,
-        sandbox_domains,
-    }
+    let (main_host, main_domains) = hosts("main", &own.main_host);
+    let (sandbox_host, sandbox_domains) = hosts("sandbox", &own.sandbox_host);
+    Defaults { main_host, sandbox_host, main_domains, sandbox_domains }
 }
 
 fn immutable(reader: &mut Reader<'_>) -> Option<PathBuf> {

@@ -9,6 +9,15 @@ use ferrogate_model::template::Lookup as _;
 
 use super::{Config, Environment, SECTIONS};
 
+/// A hash in bcrypt's form.
+const HASH: &str = "$2y$04$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01232";
+
+/// What is told at this key.
+fn told(file: &str, key: &str) -> Vec<String> {
+    let problems = read(&[], file).1;
+    problems.into_iter().filter(|one| one.key.as_deref() == Some(key)).map(|one| one.message).collect()
+}
+
 fn read(env: &[(&str, &str)], file: &str) -> (Config, Vec<Problem>) {
     let env: BTreeMap<String, String> =
         env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -129,7 +138,7 @@ fn the_stream_s_older_key_and_a_disabled_listener_s_port_are_read() {
 fn an_administrator_can_be_given_by_name_and_hash() {
     let env = [
         ("FERROGATE_CONTROLLER_AUTH_BASIC_ADMIN_USERNAME", "root"),
-        ("FERROGATE_CONTROLLER_AUTH_BASIC_ADMIN_PASSWORD_HASH", "$2y$hash"),
+        ("FERROGATE_CONTROLLER_AUTH_BASIC_ADMIN_PASSWORD_HASH", HASH),
     ];
     let names = |file| {
         let users = read(&env, file).0.basic.unwrap_or_default();
@@ -179,6 +188,87 @@ fn every_problem_is_told_at_its_key() {
         assert!(keys.contains(&key), "{key} is missing in {problems:?}");
     }
     assert!(keys.iter().any(|key| key.starts_with("controller.sever")), "{problems:?}");
+}
+
+#[test]
+fn every_fault_of_every_user_is_told_with_the_user() {
+    let user = |fields: &str| format!("{{{fields}}}");
+    let users = [
+        user("username = 'ops', password = 'x', roles = ['admin', 'root']"),
+        user("username = 'OPS', password = ''"),
+        user("username = 'a:b', password = 'hush-hush', password_hashed = true"),
+        user("username = 'dev', password = 'x', roles = ['developer', 'consumer']"),
+        user("username = 5, password = 'x'"),
+    ];
+    let file = format!("[controller.auth.basic]\nusers = [{}]", users.join(", "));
+    let faults = told(&file, "controller.auth.basic.users");
+    for part in [
+        "user 'ops': 'root' is no role: one of admin, developer",
+        "user 'OPS': an earlier user has this name",
+        "user 'OPS': a password is needed",
+        "user 'a:b': a username cannot contain a colon",
+        "user 'a:b': the password is said to be hashed",
+        "entry 5: ",
+    ] {
+        assert!(faults.iter().any(|fault| fault.starts_with(part)), "{part} is missing in {faults:#?}");
+    }
+    assert_eq!(faults.len(), 6, "{faults:#?}");
+    assert!(!faults.concat().contains("hush-hush"), "{faults:#?}");
+    let hashed = format!(
+        "[controller.auth.basic]\nusers = [{{username = 'a', password = '{HASH}', password_hashed = true}}]"
+    );
+    assert_eq!(told(&hashed, "controller.auth.basic.users"), Vec::<String>::new());
+    let hash = "[controller.auth.basic]\nadmin_password_hash = 'plain'";
+    assert_eq!(told(hash, "controller.auth.basic.admin_password_hash").len(), 1);
+}
+
+#[test]
+fn what_would_be_useless_is_refused() {
+    for (file, key) in [
+        ("[router.vhosts.main]\ndefault = 'a b'", "router.vhosts.main.default"),
+        ("[router.vhosts.sandbox]\ndefault = ''", "router.vhosts.sandbox.default"),
+        ("[controller.server]\ngateway_id = ''", "controller.server.gateway_id"),
+        (
+            "[controller.admin_server]\nallowed_ips = ['10.0.0.0/8', 'x']",
+            "controller.admin_server.allowed_ips",
+        ),
+        ("[controller.storage.postgres]\nsslmode = 'foo'", "controller.storage.postgres.sslmode"),
+        (
+            "[controller.storage.database.options]\nsslmode = 'foo'",
+            "controller.storage.database.options.sslmode",
+        ),
+        ("[controller]\ndatabase_url = 'postgres://h/d?sslmode=foo'", "controller.database_url"),
+        (
+            "[controller.encryption]\nproviders = [{type = 'aesgcm', keys = [{version = 'a', file = 'x'}, {version = 'a', file = 'y'}]}]",
+            "controller.encryption.providers",
+        ),
+    ] {
+        assert_eq!(told(file, key).len(), 1, "{file}: {:?}", read(&[], file).1);
+    }
+}
+
+#[test]
+fn a_password_that_users_overrule_is_told() {
+    let idle = |file: &str| {
+        let env = BTreeMap::from([("FERROGATE_CONTROLLER_ADMIN_PASSWORD".to_owned(), "x".to_owned())]);
+        let mut sources = Sources::new(env);
+        sources.read_text(Path::new("test.toml"), file);
+        let mut reader = Reader::new(&sources);
+        let _config = Config::read(&mut reader);
+        reader.finish(&SECTIONS, &[]).without_effect.concat()
+    };
+    assert_eq!(idle(""), "");
+    for file in [
+        "[controller.auth.basic]\nusers = [{username = 'a', password = 'x'}]".to_owned(),
+        format!("[controller.auth.basic]\nadmin_password_hash = '{HASH}'"),
+        "[controller.auth.basic]\nenabled = false".to_owned(),
+    ] {
+        assert!(
+            idle(&file).starts_with("controller.admin_password (environment "),
+            "{file}: {}",
+            idle(&file)
+        );
+    }
 }
 
 #[test]

@@ -14,9 +14,13 @@ use super::signals::Signals;
 use crate::cli::{Common, ControllerFlags, Exit, StoreFlags};
 use crate::output;
 
+/// Which gateway this is, and the variable of contract 7.1 for it.
+pub const GATEWAY: &str = "controller.server.gateway_id";
+pub const GATEWAY_ENV: &str = "APIP_GW_CONTROLLER_SERVER_GATEWAY_ID";
+
 /// Variables that files written for the contract's origin use, and the keys they stand for.
 const COMPATIBLE_ENV: [(&str, &str); 14] = [
-    ("controller.server.gateway_id", "APIP_GW_CONTROLLER_SERVER_GATEWAY_ID"),
+    (GATEWAY, GATEWAY_ENV),
     ("controller.storage.type", "APIP_GW_CONTROLLER_STORAGE_TYPE"),
     ("controller.storage.sqlite.path", "APIP_GW_CONTROLLER_STORAGE_SQLITE_PATH"),
     ("controller.storage.postgres.host", "APIP_GW_CONTROLLER_STORAGE_POSTGRES_HOST"),
@@ -29,7 +33,7 @@ const COMPATIBLE_ENV: [(&str, &str); 14] = [
     ("controller.auth.basic.admin_username", "APIP_GW_CONTROLLER_AUTH_BASIC_ADMIN_USERNAME"),
     ("controller.auth.basic.admin_password_hash", "APIP_GW_CONTROLLER_AUTH_BASIC_ADMIN_PASSWORD_HASH"),
     ("controller.metrics.port", "APIP_GW_CONTROLLER_METRICS_PORT"),
-    ("controller.server.gateway_id", "FERROGATE_GATEWAY_ID"),
+    (GATEWAY, "FERROGATE_GATEWAY_ID"),
 ];
 
 /// Runs a controller until a signal ends it.
@@ -72,7 +76,7 @@ pub fn layers(sources: &mut Sources, common: &Common, role: &str) {
     sources.env_alias("controller.data_dir", "FERROGATE_DATA_DIR");
     sources.env_alias("controller.zone", "FERROGATE_ZONE");
     sources.env_alias("controller.database_url", "FERROGATE_DATABASE_URL");
-    sources.preset("controller.server.gateway_id", DEFAULT_GATEWAY);
+    sources.preset(GATEWAY, DEFAULT_GATEWAY);
     sources.preset("controller.replica_id", settings::host_name());
     sources.preset("controller.data_dir", settings::data_root().join(role).display().to_string());
     flag(sources, "controller.data_dir", "--data-dir", common.data_dir.as_ref().map(|path| path.display()));

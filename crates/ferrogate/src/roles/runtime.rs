@@ -10,6 +10,7 @@ use ferrogate_runtime::access_log::Reopen;
 use ferrogate_runtime::config::Config;
 use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime};
 
+use super::controller::{GATEWAY, GATEWAY_ENV};
 use super::fetch::Fetcher;
 use super::listeners::{self, Listeners};
 use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
@@ -83,6 +84,9 @@ pub fn layers(sources: &mut Sources, common: &Common, workers: Option<u16>) {
     sources.env_alias("runtime.gateway_id", "FERROGATE_GATEWAY_ID");
     sources.env_alias("runtime.zone", "FERROGATE_ZONE");
     sources.env_alias("runtime.workers", "ROUTER_CONCURRENCY");
+    // One file serves both planes (contract 7.1), and the gateway's name stands in it once.
+    sources.stand_in("runtime.gateway_id", GATEWAY);
+    sources.env_alias(GATEWAY, GATEWAY_ENV);
     sources.preset("runtime.gateway_id", DEFAULT_GATEWAY);
     sources.preset("runtime.id", settings::host_name());
     flag(sources, "runtime.zone", "--zone", common.zone.as_ref());

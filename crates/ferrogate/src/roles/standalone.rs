@@ -87,7 +87,13 @@ fn read(reader: &mut Reader<'_>) -> (ControllerConfig, RuntimeConfig) {
     if data.handover.is_some() {
         reader.problem("runtime.handover", "only a runtime of its own can be handed over");
     }
-    data.stream.gateway_id.clone_from(&control.gateway_id);
+    if data.stream.gateway_id != control.gateway_id {
+        let other = &control.gateway_id;
+        reader.problem(
+            "runtime.gateway_id",
+            format!("the controller beside it serves the gateway \"{other}\""),
+        );
+    }
     data.stream.join_token_file.clone_from(&control.join_token_file);
     if !reader.is_set("runtime.data_dir") {
         data.data_dir.path = Some(control.data_dir.join("runtime"));

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrogate_base::networks::Networks;
 use ferrogate_base::secret::Secret;
 use ferrogate_xds::client::Controller;
 use http::HeaderName;
@@ -316,8 +317,8 @@ pub enum AccessLogTarget {
 pub struct Admin {
     /// `policy_engine.admin.config_dump.enabled`.
     pub config_dump: bool,
-    /// `policy_engine.admin.allowed_ips`; `*` means any.
-    pub allowed_ips: Vec<String>,
+    /// `policy_engine.admin.allowed_ips`.
+    pub allowed_ips: Networks,
 }
 
 impl Default for Config {
@@ -341,7 +342,7 @@ impl Default for Config {
                 keep_files: 4,
                 queue_blocks: 1024,
             },
-            admin: Admin { config_dump: false, allowed_ips: vec!["*".to_owned()] },
+            admin: Admin { config_dump: false, allowed_ips: Networks::all() },
             handover: None,
             drain_delay: Duration::from_secs(1),
             drain_deadline: Duration::from_secs(15),

@@ -88,7 +88,7 @@ impl Config {
             access_log: access_log(reader),
             admin: Admin {
                 config_dump: reader.bool("policy_engine.admin.config_dump.enabled", false),
-                allowed_ips: reader.strings("policy_engine.admin.allowed_ips", &["*"]),
+                allowed_ips: reader.networks("policy_engine.admin.allowed_ips", &["*"]),
             },
             handover: reader.optional_path("runtime.handover"),
             drain_delay: reader.duration(
@@ -144,8 +144,8 @@ fn stream(reader: &mut Reader<'_>) -> Stream {
     }
     let stream = Stream {
         controllers,
-        gateway_id: reader.string("runtime.gateway_id", "default"),
-        runtime_id: reader.string("runtime.id", "runtime"),
+        gateway_id: reader.name("runtime.gateway_id", "default"),
+        runtime_id: reader.name("runtime.id", "runtime"),
         zone: reader.string("runtime.zone", ""),
         join_token_file: reader.optional_path("runtime.join_token_file"),
         join_token: reader.secret("runtime.join_token"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an operator sees: side doors, metrics, access log.
 
+use ferrogate_base::networks::Networks;
 use ferrogate_runtime::access_log::Format;
 use http::StatusCode;
 use serde_json::json;
@@ -47,10 +48,11 @@ async fn the_side_doors_say_what_is_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_dump_shows_no_parameters_and_only_to_whom_it_may() {
     let dumping = |allowed: &str| {
-        let allowed = vec![allowed.to_owned()];
+        let mut networks = Networks::none();
+        networks.add(allowed).expect("an address");
         Gateway::start_with(move |config| {
             config.admin.config_dump = true;
-            config.admin.allowed_ips = allowed;
+            config.admin.allowed_ips = networks;
         })
     };
     let gateway = dumping("127.0.0.1").await;

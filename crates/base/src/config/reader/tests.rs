@@ -254,3 +254,84 @@ fn an_address_made_of_older_keys_says_which_layer_they_came_from() {
     assert_eq!(setting.origin, Origin::File("0.toml".into()));
     assert_eq!(from(&sources(&[], &[])).origin, Origin::Default);
 }
+
+#[test]
+fn a_value_where_a_section_belongs_says_so() {
+    let read = |reader: &mut Reader<'_>| {
+        reader.integer("a.x.p", 1, 0..=9);
+    };
+    let wanted = |file: &str, told: &str| problems(&sources(&[], &[file]), read, &[told]);
+    wanted("[a]\nx = 5", "a.x: a section is wanted, with keys of its own, not a number (file 0.toml)");
+    wanted("a = 'y'", "a: a section is wanted, with keys of its own, not a text (file 0.toml)");
+}
+
+#[test]
+fn every_wrong_table_of_a_list_is_told_and_counted_from_one() {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Row {
+        n: u8,
+    }
+    let read = |reader: &mut Reader<'_>| {
+        let rows: Vec<Row> = reader.tables("a.rows");
+        assert_eq!(rows.iter().map(|row| row.n).collect::<Vec<_>>(), [2]);
+    };
+    problems(
+        &sources(&[], &["[a]\nrows = [{m = 1}, {n = 2}, {n = 'x'}]"]),
+        read,
+        &[
+            "a.rows: entry 1: unknown field `m`, expected `n` (file 0.toml)",
+            "a.rows: entry 3: invalid type: string \"x\", expected u8 (file 0.toml)",
+        ],
+    );
+}
+
+#[test]
+fn a_secret_that_nobody_set_is_shown_as_unset_and_a_name_is_not_empty() {
+    let (_, effective) = clean(&sources(&[], &[]), |reader| reader.secret("a.token").is_none());
+    assert_eq!(effective.to_string(), "a.token = <unset>  # default\n");
+    let read = |reader: &mut Reader<'_>| {
+        assert_eq!(reader.name("a.id", "own"), "own");
+    };
+    let told = "a.id: a name is wanted, not an empty text (file 0.toml)";
+    problems(&sources(&[], &["[a]\nid = ' '"]), read, &[told]);
+}
+
+#[test]
+fn networks_that_are_none_are_told() {
+    let read = |reader: &mut Reader<'_>| {
+        let networks = reader.networks("a.ips", &["*"]);
+        assert!(networks.contains([10, 1, 1, 1].into()) && !networks.contains([11, 1, 1, 1].into()));
+    };
+    let told = "a.ips: \"x\" is no address, no network such as 10.0.0.0/8, and not * (file 0.toml)";
+    problems(&sources(&[], &["[a]\nips = ['10.0.0.0/8', 'x']"]), read, &[told]);
+}
+
+#[test]
+fn another_section_stands_in_for_a_key_that_nobody_set() {
+    let read = |env: &[(&str, &str)], file: &str| {
+        let mut sources = sources(env, &[file]);
+        sources.stand_in("a.id", "b.id");
+        sources.env_alias("b.id", "B_NAME");
+        sources.preset("a.id", "preset");
+        clean(&sources, |reader| reader.string("a.id", "")).0
+    };
+    assert_eq!(read(&[], ""), "preset");
+    assert_eq!(read(&[], "[b]\nid = 'other'"), "other");
+    assert_eq!(read(&[("B_NAME", "env")], "[b]\nid = 'other'"), "env");
+    assert_eq!(read(&[("B_NAME", "env")], "[a]\nid = 'own'\n[b]\nid = 'other'"), "own");
+}
+
+#[test]
+fn what_another_setting_overrules_is_told_if_somebody_made_it() {
+    let idle = |env: &[(&str, &str)]| {
+        let sources = sources(env, &[]);
+        let mut reader = Reader::new(&sources);
+        let _unused = reader.secret("a.token");
+        reader.overruled("a.token", "there are users");
+        reader.finish(&["a"], &["b"]).without_effect
+    };
+    assert_eq!(idle(&[]), Vec::<String>::new());
+    let told = "a.token (environment FERROGATE_A_TOKEN: there are users)";
+    assert_eq!(idle(&[("FERROGATE_A_TOKEN", "x")]), [told]);
+}
