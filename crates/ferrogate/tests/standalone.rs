@@ -99,6 +99,16 @@ async fn a_newcomer_deploys_calls_and_rolls_back() -> anyhow::Result<()> {
     process = again.start().await?;
     assert!(verb(&dir, &["list"], 0)?.contains("books"));
     assert_eq!(stamp(&process).await?, "200 one");
+    // A name that does not exist is found before anything is deleted.
+    verb(&dir, &["delete", "books", "nope"], 5)?;
+    assert_eq!(stamp(&process).await?, "200 one");
+    verb(&dir, &["list", "secrets", "--status", "deployed"], 2)?;
+    let nobody = verb(&dir, &["apply", "-f", path, "--wait", "--scope", "zone:typo"], 3)?;
+    assert!(nobody.contains("no runtime is connected in zone:typo"), "{nobody}");
+    let twice = verb(&dir, &["delete", "books", "-o", "json"], 0)?;
+    assert!(serde_json::from_str::<serde_json::Value>(&twice)?.is_object(), "{twice}");
+    verb(&dir, &["delete", "books"], 5)?;
+    verb(&dir, &["apply", "-f", path, "--wait"], 0)?;
     verb(&dir, &["delete", "books", "--wait"], 0)?;
     assert_eq!(stamp(&process).await?, "404 ");
     Ok(())
@@ -144,7 +154,7 @@ fn one_run_tells_every_problem_of_a_configuration() -> anyhow::Result<()> {
         assert!(told.contains(part), "{part} is missing in\n{told}");
     }
     let effective = String::from_utf8_lossy(&output.stdout);
-    assert!(effective.contains("controller.database_url = <redacted>  # default"), "{effective}");
+    assert!(effective.contains("controller.database_url = <unset>  # default"), "{effective}");
     Ok(())
 }
 
@@ -187,6 +197,59 @@ fn the_flags_of_the_config_stream_stand_for_their_keys() -> anyhow::Result<()> {
 }
 
 #[test]
+fn one_file_names_the_gateway_for_both_planes() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let file = root.path().join("contract.toml");
+    std::fs::write(&file, "[controller.server]\ngateway_id = \"gw-x\"\n")?;
+    let file = file.to_str().context("UTF-8")?;
+    let runtime = ["runtime", "--controller", "http://c:1"];
+    for role in [&["standalone"][..], &runtime] {
+        let output = ferrogate(&[role, &["--check", "-config", file]].concat())?;
+        let effective = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(effective.contains("runtime.gateway_id = \"gw-x\"  # file "), "{effective}");
+    }
+    let mut command = Command::new(BINARY);
+    command.args(runtime).arg("--check").env("APIP_GW_CONTROLLER_SERVER_GATEWAY_ID", "gw-y");
+    let output = command.output()?;
+    let effective = String::from_utf8_lossy(&output.stdout);
+    assert!(effective.contains("runtime.gateway_id = \"gw-y\"  # environment APIP_GW"), "{effective}");
+    Ok(())
+}
+
+#[test]
+fn a_level_that_would_log_nothing_is_refused() -> anyhow::Result<()> {
+    for (role, section) in [("controller", "controller"), ("runtime", "policy_engine")] {
+        let root = tempfile::tempdir()?;
+        let file = root.path().join("loud.toml");
+        std::fs::write(&file, format!("[{section}.logging]\nlevel = \"loud\"\n"))?;
+        let output = ferrogate(&[role, "--check", "--config", file.to_str().context("UTF-8")?])?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(&format!("{section}.logging.level: \"loud\" is not a log level")), "{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_no_database_ends_the_start_with_one_line() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let file = root.path().join("notes.txt");
+    std::fs::write(&file, "these are notes and no database")?;
+    let (dir, url) = (root.path().join("data"), format!("sqlite://{}", file.display()));
+    let mut args = vec!["controller", "--data-dir", dir.to_str().context("UTF-8")?, "--database-url", &url];
+    for listener in ["--listen-management", "--listen-admin", "--listen-metrics", "--listen-stream"] {
+        args.extend([listener, "127.0.0.1:0"]);
+    }
+    let output = ferrogate(&args)?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(matches!(errors.as_slice(), [only] if only.contains("is no SQLite database")), "{told}");
+    Ok(())
+}
+
+#[test]
 fn the_example_of_a_runtime_is_understood() -> anyhow::Result<()> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/runtime.toml");
     let output = ferrogate(&["runtime", "--check", "--config", file])?;
@@ -205,6 +268,8 @@ fn a_taken_port_is_one_line_that_names_it() -> anyhow::Result<()> {
     let told = String::from_utf8_lossy(&output.stderr);
     let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(matches!(errors.as_slice(), [only] if only.contains(&address)), "{told}");
+    for part in [address.as_str(), "controller.listen.management", "--listen-management"] {
+        assert!(matches!(errors.as_slice(), [only] if only.contains(part)), "{part} is missing in {told}");
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrogate_base::listen::{BindError, Listener};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -31,28 +32,16 @@ pub struct Accepting {
     tls: Option<Arc<ServerTls>>,
 }
 
-/// An address that could not be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({purpose}): {reason}")]
-pub struct BindError {
-    /// What the listener is for.
-    pub purpose: &'static str,
-    /// The address.
-    pub address: SocketAddr,
-    /// In words: the usual causes have clearer ones than the system's.
-    pub reason: String,
-}
-
 /// Binds `count` sockets to one address; with port 0 the first chooses it for all.
 ///
 /// # Errors
 /// When the address is taken, by another process or a part of this one, or not ours.
 pub fn bind(
-    purpose: &'static str,
+    listener: Listener,
     address: SocketAddr,
     count: usize,
 ) -> Result<(SocketAddr, Vec<TcpListener>), BindError> {
-    let fail = |error: io::Error| BindError { purpose, address, reason: explain(&error) };
+    let fail = |error: io::Error| listener.failed(address, &error);
     // `SO_REUSEPORT` alone would share the port with another gateway of the same user without
     // a word; a first socket without it finds out whether the port is free.
     let probe = open(address, false).map_err(fail)?;
@@ -97,15 +86,6 @@ fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
-}
-
-fn explain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "the port is already taken".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
-        io::ErrorKind::PermissionDenied => "not permitted (ports below 1024 need a privilege)".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 impl Accepting {
@@ -193,18 +173,21 @@ fn start(
 
 #[cfg(test)]
 mod tests {
-    use super::bind;
+    use super::{Listener, bind};
 
     #[tokio::test]
-    async fn a_taken_port_is_said_by_its_number() {
+    async fn a_taken_port_is_said_by_its_number_and_setting() {
         let any = "127.0.0.1:0".parse().expect("an address");
-        let (address, sockets) = bind("HTTP traffic", any, 3).expect("a free port");
+        let listener = |key| Listener { key, purpose: "HTTPS traffic" };
+        let (address, sockets) = bind(listener("x"), any, 3).expect("a free port");
         assert_eq!(sockets.len(), 3);
         assert_ne!(address.port(), 0);
-        let error = bind("HTTPS traffic", address, 1).expect_err("the port is taken");
+        let error = bind(listener("runtime.listen.https"), address, 1).expect_err("the port is taken");
         assert_eq!(
             error.to_string(),
-            format!("cannot listen on {address} (HTTPS traffic): the port is already taken")
+            format!(
+                "runtime.listen.https: cannot listen on {address} (HTTPS traffic): the port is already taken"
+            )
         );
     }
 }

@@ -32,6 +32,15 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// The file it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            TlsError::Read { path, .. } | TlsError::Empty { path, .. } => path,
+        }
+    }
+}
+
 /// A certificate chain and its key.
 #[derive(Clone)]
 pub struct TlsIdentity {

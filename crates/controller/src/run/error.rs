@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ferrogate_base::listen::BindError;
 use ferrogate_store::OpenError;
 use ferrogate_xds::tls::TlsError;
 
@@ -16,15 +17,14 @@ use crate::seal::files::KeyFileError;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("the {what} cannot listen on {address}: {source}")]
-    Bind {
-        /// What wants it.
-        what: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Two controllers would write the same files.
+    #[error(
+        "another controller runs in the data directory {0}: stop it first, or give this one a directory and \
+         ports of its own"
+    )]
+    InUse(PathBuf),
     /// The database URL cannot be used.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -48,8 +48,13 @@ pub enum StartError {
     #[error(transparent)]
     Artifacts(#[from] FilesError),
     /// The stream's certificates cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    #[error("{setting}: {source}")]
+    Tls {
+        /// What names the file.
+        setting: &'static str,
+        /// What is wrong with it.
+        source: TlsError,
+    },
     /// The stream would be open to anybody.
     #[error(
         "the config stream on {0} needs a join token file or client certificates: without either it may listen on loopback only"

@@ -7,12 +7,18 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::middleware::from_fn;
+use ferrogate_base::listen::Listener;
 use ferrogate_base::tasks::Tasks;
 use tokio::net::TcpListener;
 
 use super::StartError;
 use crate::config::Config;
 use crate::listener::{self, Limited, Peer};
+
+const MANAGEMENT: Listener = Listener { key: "controller.listen.management", purpose: "management API" };
+const ADMIN: Listener = Listener { key: "controller.listen.admin", purpose: "admin server" };
+const METRICS: Listener = Listener { key: "controller.listen.metrics", purpose: "metrics server" };
+const STREAM: Listener = Listener { key: "controller.listen.stream", purpose: "config stream" };
 
 /// Where a controller listens; `None` where it does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,10 +44,10 @@ pub(super) struct Bound {
 impl Bound {
     pub async fn bind(config: &Config) -> Result<(Bound, Addresses), StartError> {
         let bound = Bound {
-            management: bind("management API", config.management).await?,
-            admin: bind("admin server", config.admin).await?,
-            metrics: bind("metrics server", config.metrics).await?,
-            stream: bind("config stream", config.stream).await?,
+            management: bind(MANAGEMENT, config.management).await?,
+            admin: bind(ADMIN, config.admin).await?,
+            metrics: bind(METRICS, config.metrics).await?,
+            stream: bind(STREAM, config.stream).await?,
         };
         let address =
             |listener: &Option<TcpListener>| listener.as_ref().and_then(|one| one.local_addr().ok());
@@ -55,10 +61,10 @@ impl Bound {
     }
 }
 
-async fn bind(what: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+async fn bind(listener: Listener, address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
     let Some(address) = address else { return Ok(None) };
-    let listener = TcpListener::bind(address).await;
-    listener.map(Some).map_err(|source| StartError::Bind { what, address, source })
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|error| listener.failed(address, &error).into())
 }
 
 /// Serves these routes until the front is told to stop.

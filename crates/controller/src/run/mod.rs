@@ -9,11 +9,14 @@ mod listeners;
 mod stream;
 mod watch;
 
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::clock::SystemClock;
+use ferrogate_base::directory::DirectoryLock;
 use ferrogate_base::readiness::Readiness;
 use ferrogate_base::tasks::{Report, Tasks};
 use ferrogate_model::GatewayId;
@@ -39,6 +42,9 @@ use crate::seal::files as key_files;
 use crate::seal::store::SealedStore;
 use crate::status::Status;
 use crate::status::fleet::Fleet;
+
+/// The file in the data directory that the controller which runs there holds.
+const LOCK: &str = "controller.lock";
 
 /// How long the back gets once the front has ended: it only has to notice.
 const BACK_DEADLINE: Duration = Duration::from_secs(2);
@@ -72,6 +78,8 @@ pub struct RunningController {
     pub metrics: Arc<Metrics>,
     front: Tasks,
     back: Tasks,
+    /// Held until everything has ended.
+    _directory: DirectoryLock,
 }
 
 impl Controller {
@@ -80,6 +88,7 @@ impl Controller {
     /// # Errors
     /// When the configuration cannot be put into effect; never because the database is down.
     pub async fn start(config: Config, parts: Parts) -> Result<RunningController, StartError> {
+        let directory = claim(&config.data_dir)?;
         let (bound, addresses) = Bound::bind(&config).await?;
         let stream_options = stream::options(&config)?;
         stream::protected(&stream_options, addresses.stream)?;
@@ -147,6 +156,7 @@ impl Controller {
             metrics,
             front,
             back,
+            _directory: directory,
         })
     }
 }
@@ -165,6 +175,16 @@ impl RunningController {
 pub(crate) fn open_store(config: &Config) -> Result<Arc<dyn Store>, OpenError> {
     let options = Options { pool_size: config.pool_size, ..Options::default() };
     open(config.database_url.expose(), &GatewayId::from(config.gateway_id.as_str()), &options)
+}
+
+/// Takes the data directory, which is made if it is not there.
+fn claim(data_dir: &Path) -> Result<DirectoryLock, StartError> {
+    let path = data_dir.join(LOCK);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
+    let taken = made.and_then(|()| DirectoryLock::take(&path));
+    let taken =
+        taken.map_err(|source| StartError::File { what: "the lock of the data directory", path, source });
+    taken?.ok_or_else(|| StartError::InUse(data_dir.to_owned()))
 }
 
 fn admission(config: &Config, registry: Arc<Registry>, services: Services) -> Admission {

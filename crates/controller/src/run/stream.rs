@@ -9,7 +9,7 @@ use ferrogate_base::secret::Secret;
 use ferrogate_base::tasks::Tasks;
 use ferrogate_model::GatewayId;
 use ferrogate_xds::server::{self, ServeError, ServerOptions};
-use ferrogate_xds::tls::{ServerTls, TlsIdentity, read_certificates};
+use ferrogate_xds::tls::{ServerTls, TlsError, TlsIdentity, read_certificates};
 use tokio::net::TcpListener;
 
 use super::StartError;
@@ -33,14 +33,29 @@ pub(super) fn options(config: &Config) -> Result<ServerOptions, StartError> {
         }
         options.join_token = Some(Secret::new(text.trim()));
     }
-    if let Some(StreamTls { certificates, key, client_ca }) = &config.stream_tls {
-        let mut tls = ServerTls::new(TlsIdentity::from_files(certificates, key)?);
-        if let Some(path) = client_ca {
-            tls = tls.require_clients_of(read_certificates(path)?);
-        }
-        options.tls = Some(tls);
+    if let Some(tls) = &config.stream_tls {
+        options.tls = Some(server_tls(tls)?);
     }
     Ok(options)
+}
+
+fn server_tls(files: &StreamTls) -> Result<ServerTls, StartError> {
+    let StreamTls { certificates, key, client_ca } = files;
+    let named = |source: TlsError| {
+        let setting = if source.path() == certificates {
+            "controller.stream.tls.cert_file (--stream-cert)"
+        } else if source.path() == key {
+            "controller.stream.tls.key_file (--stream-key)"
+        } else {
+            "controller.stream.tls.client_ca_file (--stream-ca)"
+        };
+        StartError::Tls { setting, source }
+    };
+    let tls = ServerTls::new(TlsIdentity::from_files(certificates, key).map_err(named)?);
+    match client_ca {
+        Some(path) => Ok(tls.require_clients_of(read_certificates(path).map_err(named)?)),
+        None => Ok(tls),
+    }
 }
 
 /// The stream may be open to others than this machine only when it asks them who they are.

@@ -99,8 +99,40 @@ async fn a_taken_port_is_one_clear_error() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let config = config(dir.path(), &format!("[controller.listen]\nadmin = \"{address}\"\n"));
     let error = Controller::start(config, parts(None)).await.err().expect("the port is taken");
-    assert!(matches!(error, StartError::Bind { what: "admin server", .. }), "{error}");
+    assert!(matches!(&error, StartError::Bind(one) if one.key == "controller.listen.admin"), "{error}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_has_one_controller_at_a_time() {
+    let gateway = Gateway::start().await;
+    let start = || Controller::start(config(gateway.dir.path(), ""), parts(None));
+    let error = start().await.err().expect("the first one is there");
+    assert!(matches!(&error, StartError::InUse(path) if path == gateway.dir.path()), "{error}");
+    assert!(gateway.controller.shutdown(Duration::from_secs(5)).await.aborted.is_empty());
+    let next = Controller::start(config(gateway.dir.path(), ""), parts(None)).await.expect("it has gone");
+    assert!(next.shutdown(Duration::from_secs(5)).await.aborted.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_certificate_that_is_not_there_is_told_with_its_setting() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let certificate = file("c.pem", "-----BEGIN CERTIFICATE-----\n");
+    let key = file("k.pem", "-----BEGIN PRIVATE KEY-----\n");
+    for (cert, key, setting) in [
+        ("/no/such", key.as_str(), "cert_file (--stream-cert)"),
+        (certificate.as_str(), "/no/such", "key_file (--stream-key)"),
+    ] {
+        let toml = format!("[controller.stream.tls]\ncert_file = \"{cert}\"\nkey_file = \"{key}\"\n");
+        let error = Controller::start(config(dir.path(), &toml), parts(None)).await.err().expect("refused");
+        let told = error.to_string();
+        assert!(told.contains(&format!("controller.stream.tls.{setting}: cannot read /no/such")), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

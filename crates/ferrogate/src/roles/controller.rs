@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ferrogate_base::config::{Reader, Sources};
 use ferrogate_controller::config::{Config, SECTIONS};
-use ferrogate_controller::run::{Addresses, Controller, Parts, RunningController};
+use ferrogate_controller::run::{Addresses, Controller, Parts, RunningController, StartError};
 use ferrogate_policy::{Registry, Services};
 
 use super::listeners::{self, Listeners};
@@ -95,7 +95,10 @@ pub fn store_flags(sources: &mut Sources, flags: &StoreFlags) {
 pub async fn start(config: Config, registry: Arc<Registry>) -> anyhow::Result<RunningController> {
     super::make_dir(&config.data_dir)?;
     let parts = Parts { registry, services: Services::in_memory(), store: None };
-    Ok(Controller::start(config, parts).await?)
+    match Controller::start(config, parts).await {
+        Err(StartError::Bind(error)) => Err(listeners::taken(&error, false)),
+        started => Ok(started?),
+    }
 }
 
 /// The names of a controller's listeners.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
+use ferrogate_base::listen::BindError;
 
 /// The file in the data directory: a JSON object from listener to address.
 pub const LISTENERS_FILE: &str = "listeners.json";
@@ -37,4 +38,40 @@ pub fn lines(listeners: &Listeners) -> String {
 /// One line of what a process says about itself at its start.
 pub fn row(name: &str, value: &str) -> String {
     format!("  {name:<16} {value}\n")
+}
+
+/// That an address cannot be listened on, with the flag that names another. In `standalone` two of
+/// the runtime's flags are told apart from the controller's.
+pub fn taken(error: &BindError, standalone: bool) -> anyhow::Error {
+    let flag = match error.key.rsplit_once('.') {
+        Some(("runtime.listen", name @ ("admin" | "metrics"))) if standalone => {
+            format!("--listen-runtime-{name}")
+        }
+        Some((_, name)) => format!("--listen-{name}"),
+        None => error.key.to_owned(),
+    };
+    anyhow::anyhow!("{error}; give another address with {flag}, or off")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BindError, taken};
+
+    #[test]
+    fn a_taken_port_is_told_with_the_flag_for_another() {
+        for (key, standalone, flag) in [
+            ("controller.listen.management", true, "--listen-management"),
+            ("runtime.listen.https", true, "--listen-https"),
+            ("runtime.listen.admin", true, "--listen-runtime-admin"),
+            ("runtime.listen.admin", false, "--listen-admin"),
+        ] {
+            let address = ([127, 0, 0, 1], 9090).into();
+            let error =
+                BindError { key, purpose: "p", address, reason: "the port is already taken".to_owned() };
+            let told = taken(&error, standalone).to_string();
+            for part in [key, "127.0.0.1:9090", "already taken", &format!("with {flag},")] {
+                assert!(told.contains(part), "{part} is missing in {told}");
+            }
+        }
+    }
 }

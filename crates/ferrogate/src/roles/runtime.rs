@@ -8,7 +8,7 @@ use ferrogate_base::tasks::Tasks;
 use ferrogate_policy::Registry;
 use ferrogate_runtime::access_log::Reopen;
 use ferrogate_runtime::config::Config;
-use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime};
+use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime, StartError};
 
 use super::controller::{GATEWAY, GATEWAY_ENV};
 use super::fetch::Fetcher;
@@ -93,15 +93,22 @@ pub fn layers(sources: &mut Sources, common: &Common, workers: Option<u16>) {
     flag(sources, "runtime.workers", "--workers", workers);
 }
 
-/// Starts the runtime of this configuration.
-pub async fn start(config: Config, registry: Arc<Registry>) -> anyhow::Result<RunningRuntime> {
+/// Starts the runtime of this configuration, on its own or inside `standalone`.
+pub async fn start(
+    config: Config,
+    registry: Arc<Registry>,
+    standalone: bool,
+) -> anyhow::Result<RunningRuntime> {
     if let Some(dir) = &config.data_dir.path {
         super::make_dir(dir)?;
     }
     // It ends with the services that hold it.
     let fetcher = Fetcher::start(&Tasks::new());
     let services = ferrogate_policies::catalog::services(&registry, Arc::new(fetcher));
-    Ok(Runtime::start(config, registry, services).await?)
+    match Runtime::start(config, registry, services).await {
+        Err(StartError::Bind(error)) => Err(listeners::taken(&error, standalone)),
+        started => Ok(started?),
+    }
 }
 
 /// The names of a runtime's listeners; inside `standalone`, admin and metrics are the
@@ -122,7 +129,7 @@ async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> 
     let mut signals = Signals::listen()?;
     let data_dir = config.data_dir.path.clone();
     let (id, zone) = (config.stream.runtime_id.clone(), config.stream.zone.clone());
-    let running = start(config, registry).await?;
+    let running = start(config, registry, false).await?;
     let listeners = named(running.addresses(), false);
     // Standard output is the access log's, which programs read line by line.
     eprint!("ferrogate runtime {id} (zone \"{zone}\")\n{}", listeners::lines(&listeners));

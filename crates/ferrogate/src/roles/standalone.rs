@@ -114,7 +114,7 @@ async fn serve(
     let stream = controller.addresses.stream.context("the config stream does not listen")?;
     let Ok(url) = format!("{scheme}://{}", reachable(stream)).parse();
     data.stream.controllers = vec![url];
-    let runtime = runtime::start(data, registry).await?;
+    let runtime = runtime::start(data, registry, true).await?;
     let mut listeners = controller::named(controller.addresses);
     listeners.extend(runtime::named(runtime.addresses(), true));
     listeners::write(&data_dir, &listeners)?;
@@ -156,7 +156,8 @@ fn banner(
     };
     let mut said = format!("\nferrogate {} standalone, {state}\n", env!("CARGO_PKG_VERSION"));
     said.push_str(&listeners::lines(listeners));
-    if let Some(admin) = &controller.administrator {
+    let administrator = controller.administrator.as_ref();
+    if let Some(admin) = administrator {
         let password = match (&admin.file, admin.generated) {
             (Some(file), true) => format!("{} (kept in {})", admin.password.expose(), file.display()),
             (Some(file), false) => format!("in {}", file.display()),
@@ -165,11 +166,26 @@ fn banner(
         said.push_str(&listeners::row("user", "admin"));
         said.push_str(&listeners::row("password", &password));
     }
-    let program = program();
     let at = data_dir.map_or_else(String::new, |dir| format!(" --data-dir {}", dir.display()));
-    said.push_str(&format!("\nSomething to call, in a terminal of its own:\n  {program} sample-backend\n"));
+    // The verbs find a password in the data directory alone by themselves.
+    let finds_password = administrator.is_some_and(|admin| admin.file.is_some());
+    said.push_str(&first_steps(&program(), listeners, &at, finds_password));
+    said
+}
+
+/// What to type next, as far as it would work.
+fn first_steps(program: &str, listeners: &Listeners, at: &str, finds_password: bool) -> String {
+    if !listeners.contains_key("management") {
+        return "\nThe management API is off: what is deployed stays as it is.\n\n".to_owned();
+    }
+    let mut said = format!("\nSomething to call, in a terminal of its own:\n  {program} sample-backend\n");
+    let password = if finds_password {
+        ""
+    } else {
+        ", where FERROGATE_ADMIN_PASSWORD (and FERROGATE_USERNAME, unless it is admin) is set"
+    };
     said.push_str(&format!(
-        "Deploy an API in front of it, and call it:\n  {program} apply -f {EXAMPLE} --wait{at}\n"
+        "Deploy an API in front of it{password}, and call it:\n  {program} apply -f {EXAMPLE} --wait{at}\n"
     ));
     if let Some(http) = listeners.get("http") {
         said.push_str(&format!("  curl http://{}{EXAMPLE_PATH}\n", reachable(*http)));
@@ -195,8 +211,22 @@ fn program() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EXAMPLE, EXAMPLE_PATH};
+    use super::{EXAMPLE, EXAMPLE_PATH, Listeners, first_steps};
     use serde_json::Value;
+
+    #[test]
+    fn the_banner_says_only_what_would_work() {
+        let listeners = |names: &[&'static str]| -> Listeners {
+            names.iter().map(|name| (*name, ([127, 0, 0, 1], 1).into())).collect()
+        };
+        let all = first_steps("fg", &listeners(&["management", "http"]), " --data-dir d", true);
+        assert!(all.contains("fg apply -f") && all.contains("--data-dir d") && all.contains("curl"), "{all}");
+        assert!(!all.contains("FERROGATE_ADMIN_PASSWORD"), "{all}");
+        let unknown = first_steps("fg", &listeners(&["management", "http"]), "", false);
+        assert!(unknown.contains("where FERROGATE_ADMIN_PASSWORD"), "{unknown}");
+        let closed = first_steps("fg", &listeners(&["http"]), "", true);
+        assert!(closed.contains("is off") && !closed.contains("apply"), "{closed}");
+    }
 
     #[test]
     fn the_example_answers_at_the_address_the_banner_prints() {

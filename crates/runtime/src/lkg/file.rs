@@ -4,11 +4,12 @@
 //! written anew beside it and renamed over it, so that the cost of an update stays in
 //! proportion to the update. Blocking code: [`super::Lkg`] keeps it off the async threads.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ferrogate_base::directory::DirectoryLock;
 use ferrogate_model::Resource;
 
 use super::record::{Change, Mark, Record};
@@ -38,7 +39,7 @@ pub(super) struct Writer {
     /// The furthest position that was ever written here.
     floor: Mark,
     /// Held for as long as this process may write.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 /// A file that ends after a whole record.
@@ -237,19 +238,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// Two runtimes on one directory would write over each other: the second does not start.
-fn lock(directory: &Path) -> Result<File, LkgError> {
+fn lock(directory: &Path) -> Result<DirectoryLock, LkgError> {
     let path = directory.join(LOCK);
-    let failed = |error| LkgError::Io(path.clone(), error);
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LkgError::InUse(directory.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
+    let taken = DirectoryLock::take(&path).map_err(|error| LkgError::Io(path, error))?;
+    taken.ok_or_else(|| LkgError::InUse(directory.to_owned()))
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use ferrogate_base::listen::{BindError, Listener};
 use ferrogate_base::readiness::Readiness;
 use ferrogate_base::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +18,16 @@ use super::{Addresses, RunningRuntime, StartError};
 use crate::admin::{self, AdminDoor, MetricsDoor, ReadyDoor};
 use crate::config::Config;
 use crate::handover::{self, Inherited, Purpose};
-use crate::listener::{self, BindError};
+use crate::listener;
 use crate::metrics::{Gauge, RuntimeMetrics, WorkerMetrics};
 use crate::sync::RuntimeSink;
 use crate::upstream::states::States;
+
+const HTTP: Listener = Listener { key: "runtime.listen.http", purpose: "HTTP traffic" };
+const HTTPS: Listener = Listener { key: "runtime.listen.https", purpose: "HTTPS traffic" };
+const ADMIN: Listener = Listener { key: "runtime.listen.admin", purpose: "admin" };
+const METRICS: Listener = Listener { key: "runtime.listen.metrics", purpose: "metrics" };
+const READINESS: Listener = Listener { key: "runtime.listen.readiness", purpose: "readiness" };
 
 /// Every socket, bound before anything else happens.
 pub(super) struct Bound {
@@ -110,22 +117,22 @@ impl Bound {
     ) -> Result<Bound, StartError> {
         let mut addresses = Addresses::default();
         let mut sockets =
-            |purpose, name, address: Option<SocketAddr>, count, chosen: &mut Option<SocketAddr>| {
+            |purpose, listener, address: Option<SocketAddr>, count, chosen: &mut Option<SocketAddr>| {
                 let Some(address) = address else { return Ok(Vec::new()) };
                 let held = inherited.as_mut().map_or_else(Vec::new, |inherited| inherited.take(purpose));
                 let (at, sockets) = match listener::at(&held, address) {
                     Some(at) => (at, held),
-                    None => listener::bind(name, address, count)?,
+                    None => listener::bind(listener, address, count)?,
                 };
                 *chosen = Some(at);
                 Ok::<_, BindError>(sockets)
             };
         let (listen, at) = (&config.listen, &mut addresses);
-        let http = sockets(Purpose::Http, "HTTP traffic", listen.http, workers, &mut at.http)?;
-        let https = sockets(Purpose::Https, "HTTPS traffic", listen.https, workers, &mut at.https)?;
-        let admin = sockets(Purpose::Admin, "admin", listen.admin, 1, &mut at.admin)?;
-        let metrics = sockets(Purpose::Metrics, "metrics", listen.metrics, 1, &mut at.metrics)?;
-        let readiness = sockets(Purpose::Readiness, "readiness", listen.readiness, 1, &mut at.readiness)?;
+        let http = sockets(Purpose::Http, HTTP, listen.http, workers, &mut at.http)?;
+        let https = sockets(Purpose::Https, HTTPS, listen.https, workers, &mut at.https)?;
+        let admin = sockets(Purpose::Admin, ADMIN, listen.admin, 1, &mut at.admin)?;
+        let metrics = sockets(Purpose::Metrics, METRICS, listen.metrics, 1, &mut at.metrics)?;
+        let readiness = sockets(Purpose::Readiness, READINESS, listen.readiness, 1, &mut at.readiness)?;
         Ok(Bound {
             addresses,
             http,

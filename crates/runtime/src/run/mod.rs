@@ -7,10 +7,12 @@
 mod doors;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrogate_base::clock::{Clock, SystemClock};
+use ferrogate_base::listen::BindError;
 use ferrogate_base::readiness::{Blocker, Readiness};
 use ferrogate_base::secret::Secret;
 use ferrogate_base::tasks::Tasks;
@@ -28,7 +30,7 @@ use crate::access_log::{self, Reopen, Writer};
 use crate::config::{Config, Stream};
 use crate::dns::Dns;
 use crate::handover::{self, HandoverError, Inherited, Purpose};
-use crate::listener::{self, BindError};
+use crate::listener;
 use crate::lkg::{LkgError, LkgOptions};
 use crate::metrics::WorkerMetrics;
 use crate::prepare::{Compiler, Upstreams};
@@ -41,6 +43,8 @@ use crate::worker::{self, Shared, Sockets};
 
 /// After the drain's deadline, tasks of the control side get this long to end.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+const TOKEN: &str = "runtime.join_token_file (--join-token-file)";
 
 /// How often a successor looks whether it is ready.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -426,10 +430,6 @@ fn stream_options(stream: &Stream, registry: &Registry) -> Result<Option<ClientO
     if stream.controllers.is_empty() {
         return Ok(None);
     }
-    let bad = |error: &dyn std::error::Error| {
-        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-        StartError::Stream(format!("{error}{cause}"))
-    };
     let node = NodeInfo {
         id: stream.runtime_id.clone(),
         gateway: GatewayId::from(stream.gateway_id.as_str()),
@@ -442,22 +442,40 @@ fn stream_options(stream: &Stream, registry: &Registry) -> Result<Option<ClientO
         (Some(token), _) => Some(token.clone()),
         (None, Some(path)) => {
             let text = std::fs::read_to_string(path)
-                .map_err(|error| StartError::Stream(format!("cannot read {}: {error}", path.display())))?;
+                .map_err(|error| unusable(TOKEN, format!("cannot read {}: {error}", path.display())))?;
             Some(Secret::new(text.trim()))
         }
         (None, None) => None,
     };
     if let Some(ca) = &stream.ca_file {
-        let mut tls = ClientTls::new(read_certificates(ca).map_err(|error| bad(&error))?);
-        if let (Some(cert), Some(key)) = (&stream.cert_file, &stream.key_file) {
-            tls = tls.with_identity(TlsIdentity::from_files(cert, key).map_err(|error| bad(&error))?);
-        }
-        if let Some(name) = &stream.server_name {
-            tls = tls.with_server_name(name.clone());
-        }
-        options.tls = Some(tls);
+        options.tls = Some(client_tls(stream, ca)?);
     }
     Ok(Some(options))
+}
+
+/// How the config stream's other end is known, and what it is shown.
+fn client_tls(stream: &Stream, ca: &Path) -> Result<ClientTls, StartError> {
+    let named = |error: ferrogate_xds::tls::TlsError| {
+        let setting = match Some(error.path()) {
+            path if path == stream.cert_file.as_deref() => "runtime.tls.cert_file (--stream-cert)",
+            path if path == stream.key_file.as_deref() => "runtime.tls.key_file (--stream-key)",
+            Some(_) | None => "runtime.tls.ca_file (--stream-ca)",
+        };
+        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+        unusable(setting, format!("{error}{cause}"))
+    };
+    let mut tls = ClientTls::new(read_certificates(ca).map_err(named)?);
+    if let (Some(cert), Some(key)) = (&stream.cert_file, &stream.key_file) {
+        tls = tls.with_identity(TlsIdentity::from_files(cert, key).map_err(named)?);
+    }
+    Ok(match &stream.server_name {
+        Some(name) => tls.with_server_name(name.clone()),
+        None => tls,
+    })
+}
+
+fn unusable(setting: &str, why: String) -> StartError {
+    StartError::Stream(format!("{setting}: {why}"))
 }
 
 fn capabilities(registry: &Registry) -> Capabilities {

@@ -154,7 +154,8 @@ async fn a_taken_port_is_one_clear_error() {
     let registry = Arc::new(Registry::new(Vec::new()).expect("a registry"));
     let services = Services::in_memory();
     let error = Runtime::start(config, registry, services).await.err().expect("no start");
-    let expected = format!("cannot listen on {address} (HTTP traffic): the port is already taken");
+    let expected =
+        format!("runtime.listen.http: cannot listen on {address} (HTTP traffic): the port is already taken");
     assert_eq!(error.to_string(), expected);
 }
 
