@@ -86,7 +86,7 @@ pub fn layers(sources: &mut Sources, common: &Common, role: &str) {
 /// The store's flags.
 pub fn store_flags(sources: &mut Sources, flags: &StoreFlags) {
     flag(sources, "controller.database_url", "--database-url", flags.database_url.as_ref());
-    flag(sources, "controller.server.gateway_id", "--gateway-id", flags.gateway_id.as_ref());
+    flag(sources, GATEWAY, "--gateway-id", flags.gateway_id.as_ref());
     let key = flags.encryption_key_file.as_ref().map(|path| path.display());
     flag(sources, "controller.encryption.key_file", "--encryption-key-file", key);
 }
