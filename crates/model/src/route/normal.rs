@@ -33,24 +33,35 @@ pub enum Normalised<'a> {
     Rejected,
 }
 
-/// Normalises a request path, without its query, under an escaped-slash action.
+/// Settles a request path, without its query: escaped slashes by the action, then all else by
+/// [`normalise`], unless `disabled`. The two are settings of their own (contract 4.4): who turns
+/// the second off still has the first.
 #[inline]
 #[must_use]
-pub fn normalise_with(path: &str, escaped: EscapedSlashes) -> Normalised<'_> {
+pub fn normalise_with(path: &str, escaped: EscapedSlashes, disabled: bool) -> Normalised<'_> {
     if escaped == EscapedSlashes::KeepUnchanged {
-        return Normalised::Path(normalise(path));
+        return Normalised::Path(normalise_unless(disabled, path));
     }
     let Some(unescaped) = unescape_slashes(path) else {
-        return Normalised::Path(normalise(path));
+        return Normalised::Path(normalise_unless(disabled, path));
     };
-    let path = normalise(&unescaped).into_owned();
+    let path = normalise_unless(disabled, &unescaped);
     match escaped {
         EscapedSlashes::KeepUnchanged | EscapedSlashes::UnescapeAndForward => {
-            Normalised::Path(Cow::Owned(path))
+            Normalised::Path(Cow::Owned(path.into_owned()))
         }
         EscapedSlashes::Reject => Normalised::Rejected,
-        EscapedSlashes::UnescapeAndRedirect => Normalised::Redirect(path),
+        EscapedSlashes::UnescapeAndRedirect => {
+            // `//host` in a `Location` is another host, and browsers take `\\` for a slash.
+            let below = path.trim_start_matches(['/', '\\']);
+            let doubled = path.len() - below.len() > 1;
+            Normalised::Redirect(if doubled { format!("/{below}") } else { path.into_owned() })
+        }
     }
+}
+
+fn normalise_unless(disabled: bool, path: &str) -> Cow<'_, str> {
+    if disabled { Cow::Borrowed(path) } else { normalise(path) }
 }
 
 /// Normalises a request path, without its query. Borrowed, and without a second look at
@@ -281,7 +292,23 @@ mod tests {
             ("/a/../b", EscapedSlashes::Reject, Normalised::Path("/b".into())),
             ("/a", EscapedSlashes::UnescapeAndRedirect, Normalised::Path("/a".into())),
         ] {
-            assert_eq!(normalise_with(path, action), expected, "{path:?} {action:?}");
+            assert_eq!(normalise_with(path, action, false), expected, "{path:?} {action:?}");
+        }
+    }
+
+    #[test]
+    fn escaped_slashes_follow_the_action_where_nothing_is_normalised() {
+        for (path, action, expected) in [
+            ("/a/../b//c", EscapedSlashes::Reject, Normalised::Path("/a/../b//c".into())),
+            ("/a%2Fb", EscapedSlashes::Reject, Normalised::Rejected),
+            ("/a%5cb", EscapedSlashes::Reject, Normalised::Rejected),
+            ("/./a%2F%61", EscapedSlashes::UnescapeAndForward, Normalised::Path("/./a/%61".into())),
+            ("/./a%2Fb", EscapedSlashes::UnescapeAndRedirect, Normalised::Redirect("/./a/b".into())),
+            ("/%2Fevil/a", EscapedSlashes::UnescapeAndRedirect, Normalised::Redirect("/evil/a".into())),
+            ("/\\evil/a%2F", EscapedSlashes::UnescapeAndRedirect, Normalised::Redirect("/evil/a/".into())),
+            ("/a%2Fb/./c", EscapedSlashes::KeepUnchanged, Normalised::Path("/a%2Fb/./c".into())),
+        ] {
+            assert_eq!(normalise_with(path, action, true), expected, "{path:?} {action:?}");
         }
     }
 

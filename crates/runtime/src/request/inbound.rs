@@ -146,10 +146,7 @@ pub fn normalised<'p>(
     query: Option<&str>,
     rules: PathRules,
 ) -> Result<(Cow<'p, str>, usize), Failure> {
-    if rules.disable_normalisation {
-        return Ok((path.into(), path.len()));
-    }
-    match normalise_with(path, rules.escaped_slashes) {
+    match normalise_with(path, rules.escaped_slashes, rules.disable_normalisation) {
         Normalised::Path(Cow::Borrowed(path)) => Ok((path.into(), path.len())),
         Normalised::Path(Cow::Owned(path)) => Ok((with_query(&path, query).into(), path.len())),
         Normalised::Redirect(path) => Err(redirect(&path, query)),

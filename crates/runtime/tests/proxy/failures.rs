@@ -243,14 +243,20 @@ async fn escaped_slashes_follow_the_configured_action() {
         (EscapedSlashes::UnescapeAndRedirect, 307, "/s/a/b?q=1"),
         (EscapedSlashes::UnescapeAndForward, 200, "/a/b"),
     ] {
-        let gateway = Gateway::start_with(|config| config.path.escaped_slashes = action).await;
-        gateway.deploy(&[api("/s", &backend.url(), |_| {})]).await;
-        let reply = gateway.get("/s/a%2Fb?q=1").await;
-        assert_eq!(reply.status.as_u16(), status, "{action:?}");
-        match status {
-            200 => assert_eq!(reply.json()["path"], format!("{detail}?q=1"), "{action:?}"),
-            307 => assert_eq!(reply.header("location"), Some(detail), "{action:?}"),
-            _ => assert_eq!(reply.reason(), detail, "{action:?}"),
+        for disabled in [false, true] {
+            let gateway = Gateway::start_with(|config| {
+                config.path.escaped_slashes = action;
+                config.path.disable_normalisation = disabled;
+            })
+            .await;
+            gateway.deploy(&[api("/s", &backend.url(), |_| {})]).await;
+            let reply = gateway.get("/s/a%2Fb?q=1").await;
+            assert_eq!(reply.status.as_u16(), status, "{action:?} {disabled}");
+            match status {
+                200 => assert_eq!(reply.json()["path"], format!("{detail}?q=1"), "{action:?} {disabled}"),
+                307 => assert_eq!(reply.header("location"), Some(detail), "{action:?} {disabled}"),
+                _ => assert_eq!(reply.reason(), detail, "{action:?} {disabled}"),
+            }
         }
     }
 }
