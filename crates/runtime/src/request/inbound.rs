@@ -11,7 +11,7 @@ use ferrogate_model::Position;
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use crate::config::PathRules;
 use crate::error::{Failure, Reason};
@@ -84,6 +84,25 @@ pub fn admit(worker: &Worker, counted: u64, target_bytes: usize, body_bytes: u64
     }
     if body_bytes > worker.h1.max_body {
         return Err(Failure::with(Reason::RequestBodyTooLarge, format!("{body_bytes} bytes are announced")));
+    }
+    Ok(())
+}
+
+/// What HTTP/1 codecs refuse while they read a head, and HTTP/2's does not.
+///
+/// # Errors
+/// When there are more fields than allowed, or a value has white space around it, which is
+/// malformed (RFC 9113, 8.2.1): over HTTP/1 it would be another value.
+pub fn h2_fields(headers: &HeaderMap, max_headers: usize) -> Result<(), Failure> {
+    if headers.len() > max_headers {
+        return Err(Failure::with(Reason::RequestHeadTooLarge, format!("{} header fields", headers.len())));
+    }
+    let padded = |value: &HeaderValue| {
+        let ends = [value.as_bytes().first(), value.as_bytes().last()];
+        ends.into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'))
+    };
+    if headers.values().any(padded) {
+        return Err(bad("white space around a header value"));
     }
     Ok(())
 }
@@ -224,11 +243,12 @@ pub enum Health {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
     use http::request::Parts;
+    use http::{HeaderMap, HeaderValue, Request};
 
-    use super::target;
+    use super::{h2_fields, target};
     use crate::config::PathRules;
+    use crate::error::Reason;
     use crate::router::EscapedSlashes;
 
     const RULES: PathRules =
@@ -261,6 +281,23 @@ mod tests {
         check("/a", &["a/b"], None);
         check("/a", &["a b"], None);
         check("/caf\u{e9}", &["h"], None);
+    }
+
+    #[test]
+    fn fields_of_http2_are_counted_and_not_padded() {
+        let headers = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("x-a", HeaderValue::from_static(value));
+            }
+            headers
+        };
+        let refused =
+            |values: &[&'static str]| h2_fields(&headers(values), 2).err().map(|failure| failure.reason);
+        assert_eq!(refused(&["a b", ""]), None);
+        assert_eq!(refused(&["1", "2", "3"]), Some(Reason::RequestHeadTooLarge));
+        assert_eq!(refused(&["a", " b"]), Some(Reason::BadRequest));
+        assert_eq!(refused(&["a\t"]), Some(Reason::BadRequest));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use ferrogate_policy::{BodyNeed, Chain, ClientCertificate};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use uuid::Uuid;
 
@@ -104,6 +104,9 @@ pub fn note_slow_head(worker: &Worker, client: IpAddr, id: Option<Uuid>) {
 
 /// What can be refused before anything is done for the request.
 fn admit(worker: &Worker, parts: &Parts, body: &Incoming) -> Result<(), Failure> {
+    if parts.version == Version::HTTP_2 {
+        inbound::h2_fields(&parts.headers, worker.shared.config.limits.max_headers)?;
+    }
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     inbound::admit(worker, 1, target, body.size_hint().lower())
 }

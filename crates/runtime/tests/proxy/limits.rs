@@ -61,7 +61,19 @@ async fn a_head_with_too_much_in_it_is_431() {
         let answer = raw(gateway.http, sent.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
-    assert_eq!(backend.control.requests.load(Ordering::SeqCst), 0);
+    // HTTP/2 has the same limit.
+    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(gateway.http).await.expect("a connection"));
+    let handshake = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io);
+    let (mut sender, connection) = handshake.await.expect("a handshake");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connection);
+    for (fields, status) in [(11, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), (10, StatusCode::OK)] {
+        let asked = (0..fields)
+            .fold(http::Request::get("http://h/l/x"), |asked, n| asked.header(format!("x-{n}"), "1"));
+        let asked = asked.body(http_body_util::Full::<bytes::Bytes>::default()).expect("a request");
+        assert_eq!(sender.send_request(asked).await.expect("an answer").status(), status, "{fields}");
+    }
+    assert_eq!(backend.control.requests.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
