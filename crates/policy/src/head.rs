@@ -54,6 +54,9 @@ pub trait RequestHead: Headers {
     /// The first value the client sent, before any policy.
     fn original(&self, name: &HeaderName) -> Option<&[u8]>;
 
+    /// Calls `visit` with every value the client sent, in order, before any policy.
+    fn each_original(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8]));
+
     /// The method the client sent.
     fn original_method(&self) -> &str;
 

@@ -21,8 +21,11 @@ pub struct RequestParts {
     authority: String,
     upstream_authority: Option<HeaderValue>,
     https: bool,
-    overwritten: SmallVec<[(HeaderName, Option<HeaderValue>); 4]>,
+    overwritten: SmallVec<[(HeaderName, Before); 4]>,
 }
+
+/// The values of a header before its first change; nearly always one, or none.
+type Before = SmallVec<[HeaderValue; 1]>;
 
 /// A response's head on its way through the chain.
 pub struct ResponseParts {
@@ -73,10 +76,11 @@ impl RequestParts {
         self.upstream_authority.as_ref()
     }
 
-    /// Remembers the first value a header had before its first change.
+    /// Remembers the values a header had before its first change.
     fn before_change(&mut self, name: &HeaderName) {
         if !self.overwritten.iter().any(|(known, _)| known == name) {
-            self.overwritten.push((name.clone(), self.headers.get(name).cloned()));
+            let before = self.headers.get_all(name).iter().cloned().collect();
+            self.overwritten.push((name.clone(), before));
         }
     }
 }
@@ -142,8 +146,15 @@ impl RequestHead for RequestParts {
 
     fn original(&self, name: &HeaderName) -> Option<&[u8]> {
         match self.overwritten.iter().find(|(known, _)| known == name) {
-            Some((_, value)) => value.as_ref().map(HeaderValue::as_bytes),
+            Some((_, before)) => before.first().map(HeaderValue::as_bytes),
             None => self.headers.get(name).map(HeaderValue::as_bytes),
+        }
+    }
+
+    fn each_original(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8])) {
+        match self.overwritten.iter().find(|(known, _)| known == name) {
+            Some((_, before)) => before.iter().for_each(|value| visit(value.as_bytes())),
+            None => self.each(name, visit),
         }
     }
 

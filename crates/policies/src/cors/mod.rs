@@ -7,11 +7,11 @@ use ferrogate_policy::{
     Attachment, CompileError, Definition, Exchange, Hooks, Phases, Policy, PolicyError, RequestHead,
     ResponseHead, Services, Verdict,
 };
-use http::HeaderValue;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ORIGIN,
-    VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
 };
+use http::{HeaderName, HeaderValue};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,6 +29,17 @@ pub const NAME: &str = "cors";
 
 /// The most memory one compiled expression may take, in bytes: it is held once per route.
 const MAX_REGEX_BYTES: usize = 256 << 10;
+
+/// What this policy says in the upstream's place. Beside an origin that the policy grants, what
+/// the upstream says for itself would widen the grant to what nobody configured.
+const GOVERNED: [HeaderName; 6] = [
+    ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_HEADERS,
+    ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_EXPOSE_HEADERS,
+];
 
 /// The definition.
 pub struct Cors;
@@ -203,12 +214,11 @@ impl Hooks for Instance {
         head: &mut dyn ResponseHead,
         exchange: &mut Exchange<'_>,
     ) -> Result<Verdict, PolicyError> {
-        if exchange.kept::<OriginDenied>().is_some() {
-            head.remove(&ACCESS_CONTROL_ALLOW_ORIGIN);
-            head.remove(&ACCESS_CONTROL_ALLOW_CREDENTIALS);
-            head.remove(&ACCESS_CONTROL_EXPOSE_HEADERS);
+        let allowed = exchange.kept::<OriginAllowed>().is_some();
+        if allowed || exchange.kept::<OriginDenied>().is_some() {
+            GOVERNED.iter().for_each(|name| head.remove(name));
         }
-        if exchange.kept::<OriginAllowed>().is_some() {
+        if allowed {
             self.mark(request, head);
         }
         Ok(Verdict::Continue)

@@ -65,10 +65,11 @@ impl Preflight {
         if !allowed {
             return None;
         }
-        let asked = head.original(&ACCESS_CONTROL_REQUEST_HEADERS);
+        let asked = asked(head);
         let echoed = match &self.headers {
-            AllowedHeaders::Any => asked.and_then(|asked| HeaderValue::from_bytes(asked).ok()),
-            AllowedHeaders::Listed(listed) if all_listed(asked.unwrap_or_default(), listed) => None,
+            AllowedHeaders::Any if asked.is_empty() => None,
+            AllowedHeaders::Any => HeaderValue::from_bytes(&asked).ok(),
+            AllowedHeaders::Listed(listed) if all_listed(&asked, listed) => None,
             AllowedHeaders::Listed(_) => return None,
         };
         let mut headers = Vec::with_capacity(self.fixed.len() + 2);
@@ -82,6 +83,18 @@ impl Preflight {
     pub(super) fn deny() -> Answer {
         Answer { status: StatusCode::NO_CONTENT, headers: Vec::new(), body: Bytes::new() }
     }
+}
+
+/// The headers asked for, as one list: they may come in several lines (RFC 9110, 5.3).
+fn asked(head: &dyn RequestHead) -> Vec<u8> {
+    let mut list = Vec::new();
+    head.each_original(&ACCESS_CONTROL_REQUEST_HEADERS, &mut |value| {
+        if !list.is_empty() {
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(value);
+    });
+    list
 }
 
 fn all_listed(asked: &[u8], listed: &[String]) -> bool {

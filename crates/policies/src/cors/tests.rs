@@ -137,6 +137,38 @@ fn responses_to_allowed_origins_are_marked() {
 }
 
 #[test]
+fn nothing_is_granted_that_only_the_upstream_grants() {
+    let params = json!({"allowedOrigins": ["^https://a$"]});
+    let names = ["allow-credentials", "allow-methods", "allow-headers", "max-age", "expose-headers"];
+    for origin in ["https://a", "https://b"] {
+        let upstream = names.iter().fold(Response::new(200), |response, name| {
+            response.with(&format!("access-control-{name}"), "true")
+        });
+        let response = call(&params, Some(origin), upstream);
+        for name in names {
+            assert_eq!(header(&response, name), None, "{origin} {name}");
+        }
+        assert_eq!(header(&response, "allow-origin").is_some(), origin == "https://a");
+    }
+}
+
+#[test]
+fn every_line_of_asked_headers_counts() {
+    let ask = |allowed: &str, second: &str| {
+        let request = Request::new("OPTIONS", "/")
+            .with("origin", "https://a")
+            .with("access-control-request-method", "GET")
+            .with("access-control-request-headers", "x-a")
+            .with("access-control-request-headers", second);
+        let route = route(&json!({"allowedHeaders": [allowed]})).expect("valid parameters");
+        route.send(request).response
+    };
+    assert_eq!(header(&ask("x-a", "X-A"), "allow-origin"), some("*"));
+    assert_eq!(header(&ask("x-a", "x-b"), "allow-origin"), None);
+    assert_eq!(header(&ask("*", "x-b"), "allow-headers"), some("x-a, x-b"));
+}
+
+#[test]
 fn responses_to_other_origins_lose_the_upstream_s_marks() {
     let params = json!({"allowedOrigins": ["^https://a$"]});
     let upstream = || {

@@ -194,6 +194,10 @@ impl RequestHead for Request {
         self.original.headers.named(name.as_str()).next()
     }
 
+    fn each_original(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8])) {
+        self.original.headers.named(name.as_str()).for_each(visit);
+    }
+
     fn original_method(&self) -> &str {
         &self.original.method
     }

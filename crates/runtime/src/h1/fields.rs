@@ -133,14 +133,12 @@ impl<'b> Fields<'b> {
         self.lists.added.push(Added { name, value, on_arrival: true, live: true });
     }
 
-    /// The first value before any policy changed it.
-    #[must_use]
-    pub fn original(&self, name: &HeaderName) -> Option<&[u8]> {
+    /// Every value before any policy changed them.
+    pub fn originals(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
         let came = self.lists.lines.iter().filter(|line| line.fate != Fate::Settled);
-        came.clone().find(|line| line.is(self.raw, name)).map(|line| line.value(self.raw)).or_else(|| {
-            let added = self.lists.added.iter().find(|added| added.on_arrival && added.name == *name);
-            added.map(|added| added.value.as_bytes())
-        })
+        let came = came.filter(move |line| line.is(self.raw, name)).map(|line| line.value(self.raw));
+        let added = self.lists.added.iter().filter(move |added| added.on_arrival && added.name == *name);
+        came.chain(added.map(|added| added.value.as_bytes()))
     }
 
     /// The first value.

@@ -148,7 +148,11 @@ impl RequestHead for RequestView<'_> {
     }
 
     fn original(&self, name: &HeaderName) -> Option<&[u8]> {
-        self.fields.original(name)
+        self.fields.originals(name).next()
+    }
+
+    fn each_original(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8])) {
+        self.fields.originals(name).for_each(visit);
     }
 
     fn original_method(&self) -> &str {
