@@ -65,7 +65,9 @@ impl Definition for Respond {
                 message: "an informational status (1xx) cannot end a request; use 200 to 599".to_owned(),
             })?;
         let headers = header_list::pairs("headers", &params.headers)?;
-        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        // RFC 9110, 15.3.5, 15.3.6 and 15.4.5.
+        let bodiless =
+            matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
         let body = if bodiless { Bytes::new() } else { Bytes::from(params.body) };
         Ok(Box::new(Instance { answer: Answer { status, headers, body } }))
     }
@@ -117,6 +119,7 @@ mod tests {
             ),
             (json!({"statusCode": "503"}), 503, vec![], ""),
             (json!({"statusCode": 204, "body": "lost"}), 204, vec![], ""),
+            (json!({"statusCode": 205, "body": "lost"}), 205, vec![], ""),
             (json!({"statusCode": 599}), 599, vec![], ""),
         ] {
             let headers = headers.into_iter().map(str::to_owned).collect();

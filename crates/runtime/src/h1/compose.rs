@@ -27,6 +27,8 @@ const OURS_UPSTREAM: Present = Present::of(&[
     Known::Connection,
     Known::OriginalPath,
     Known::ExpectedTimeout,
+    // Never sent, whoever set it (contract 4.5).
+    Known::TargetUpstream,
 ]);
 
 /// As above, in a response to a client.

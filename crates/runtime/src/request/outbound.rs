@@ -11,7 +11,7 @@ use ferrogate_policy::{Headers, RequestHead};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
-use super::inbound::{X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_PATH};
+use super::inbound::{X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_PATH, X_TARGET_UPSTREAM};
 use crate::error::{Failure, Reason};
 use crate::head::RequestParts;
 use crate::router::{CompiledRoute, Endpoint, Target};
@@ -81,6 +81,8 @@ pub fn request(
             headers.insert(X_ENVOY_EXPECTED_TIMEOUT, value);
         }
     }
+    // Never sent, whoever set it (contract 4.5).
+    headers.remove(X_TARGET_UPSTREAM);
     // Framing is ours: a policy that sets it must not make two requests of one.
     headers.remove(TRANSFER_ENCODING);
     settle_length(&mut headers, &body);

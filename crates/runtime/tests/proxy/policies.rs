@@ -189,6 +189,7 @@ async fn policies_cannot_change_the_framing() {
         let reply = client.call(request("POST", "/p/x", "hello")).await;
         assert_eq!(reply.json()["body"], "hello");
         assert_eq!(reply.json()["headers"]["content-length"], json!(["5"]));
+        assert!(reply.json()["headers"]["x-target-upstream"].is_null(), "it is the gateway's own");
         assert_eq!(reply.header("content-length"), Some(reply.body.len().to_string().as_str()));
         assert_eq!(client.call(get("/p/large/2")).await.body.len(), 128 * 1024);
         assert_eq!(client.call(request("HEAD", "/p/x", "")).await.status, StatusCode::OK);

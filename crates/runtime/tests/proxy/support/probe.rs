@@ -82,6 +82,7 @@ impl Hooks for Doing {
             "framing" => {
                 head.set(&name("content-length"), value("3"));
                 head.set(&name("transfer-encoding"), value("chunked"));
+                head.set(&name("x-target-upstream"), value("blue"));
             }
             "method" => head.set_method(Method::from_bytes(self.value.as_bytes()).expect("a method")),
             "original" => head.set(&name("x-client"), value("overwritten")),
