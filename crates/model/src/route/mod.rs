@@ -17,6 +17,7 @@ pub use claims::{MAX_CLAIM_BYTES, claims, name_claim};
 pub use expand::{expand, full_path};
 pub use normal::{EscapedSlashes, Normalised, never_requested, normalise, normalise_with};
 pub use order::precedence;
+pub use pattern::same_escapes;
 
 use crate::kinds::rest_api::{HeaderMatch, Method};
 

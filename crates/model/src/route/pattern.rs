@@ -3,6 +3,7 @@
 //! shown, and what it matches. The match here is the plain meaning, one pattern at
 //! a time; the runtime's table must give the same answers.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::{PathPattern, Piece, Segment, Tail};
@@ -32,6 +33,7 @@ impl PathPattern {
     /// Whether a normalised path, without its query, has this shape.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
+        let path = same_escapes(path);
         let Some(path) = path.strip_prefix('/') else { return false };
         let parts: Vec<&str> = path.split('/').collect();
         let Some((head, rest)) = parts.split_at_checked(self.segments.len()) else { return false };
@@ -94,20 +96,45 @@ fn segment(text: &str) -> Segment {
     while let Some((before, after)) = rest.split_once('{') {
         let Some((_name, after)) = after.split_once('}') else { break };
         if !before.is_empty() {
-            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(Piece::Text(same_escapes(before).into_owned()));
         }
         pieces.push(Piece::Param);
         rest = after;
     }
     if !rest.is_empty() {
-        pieces.push(Piece::Text(rest.to_owned()));
+        pieces.push(Piece::Text(same_escapes(rest).into_owned()));
     }
     match pieces.as_slice() {
         [] => Segment::Literal(String::new()),
-        [Piece::Text(_)] => Segment::Literal(text.to_owned()),
+        [Piece::Text(_)] => Segment::Literal(same_escapes(text).into_owned()),
         [Piece::Param] => Segment::Param,
         _ => Segment::Mixed(pieces),
     }
+}
+
+/// The text with the hex digits of its percent-encodings in upper case: `%2f` and `%2F` are the
+/// same (RFC 3986, 6.2.2.1). Patterns are kept so, and paths are looked up so; what is forwarded
+/// stays as it was sent.
+#[must_use]
+pub fn same_escapes(text: &str) -> Cow<'_, str> {
+    let lower = |escape: &[u8]| {
+        matches!(escape, [b'%', a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()
+            && (a.is_ascii_lowercase() || b.is_ascii_lowercase()))
+    };
+    let Some(first) = text.find('%') else { return Cow::Borrowed(text) };
+    if !text.as_bytes().windows(3).skip(first).any(lower) {
+        return Cow::Borrowed(text);
+    }
+    let mut same = String::with_capacity(text.len());
+    let mut in_escape = 0;
+    for (at, c) in text.char_indices() {
+        if text.as_bytes().get(at..at + 3).is_some_and(lower) {
+            in_escape = 3;
+        }
+        same.push(if in_escape > 0 { c.to_ascii_uppercase() } else { c });
+        in_escape = in_escape.saturating_sub(1);
+    }
+    Cow::Owned(same)
 }
 
 /// All ways at once: the set of positions reachable after each piece. It costs pieces times
@@ -142,7 +169,7 @@ fn mixed_matches(pieces: &[Piece], text: &str) -> bool {
 mod tests {
     use proptest::prelude::{any, proptest};
 
-    use super::PathPattern;
+    use super::{PathPattern, same_escapes};
 
     /// `hits` must match, `misses` must not.
     fn check(context: &str, path: &str, exact: bool, shown: &str, hits: &[&str], misses: &[&str]) {
@@ -186,6 +213,21 @@ mod tests {
         );
         check("/", "/{a}-{b}", false, "/{}-{}", &["/x-y", "/x--y", "/---"], &["/x-", "/-y", "/--"]);
         check("/", "/{a}{b}", false, "/{}{}", &["/xy", "/xyz"], &["/x", "/"]);
+    }
+
+    #[test]
+    fn percent_encodings_are_the_same_in_either_case() {
+        let both = ["/c%2F/a%2Fb", "/c%2f/a%2fb", "/c%2F/a%2fb"];
+        for context in ["/c%2f", "/c%2F"] {
+            check(context, "/a%2fb", false, "/c%2F/a%2Fb", &both, &["/c%2F/a%2FB", "/c/a/b"]);
+            check(context, "/a%2Fb", true, "/c%2F/a%2Fb (exact)", &both, &["/C%2F/a%2Fb"]);
+        }
+        check("/", "/%c3%{a}%2f", false, "/%C3%{}%2F", &["/%c3%x%2F", "/%C3%x%2f"], &["/%c3%%2F"]);
+        for (text, same) in [("/a%zf%2", "/a%zf%2"), ("%%2f%2%3a", "%%2F%2%3A"), ("é%c3%a9é", "é%C3%A9é")]
+        {
+            assert_eq!(same_escapes(text), same);
+            assert_eq!(same_escapes(same), same);
+        }
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::Map;
 use super::entry::{Entry, Leaf};
 use super::node::{Node, Wanted};
-use ferrogate_model::route::{PathPattern, Segment, Tail};
+use ferrogate_model::route::{PathPattern, Segment, Tail, same_escapes};
 
 /// The routes of one virtual host.
 pub(super) struct HostRoutes<R> {
@@ -124,6 +124,7 @@ impl<R> Hosts<R> {
 impl<R> HostRoutes<R> {
     /// The best entry for a path.
     pub(super) fn find(&self, path: &str, wanted: Wanted<'_, '_>) -> Option<&Entry<R>> {
+        let path = &*same_escapes(path);
         self.exact
             .get(path)
             .and_then(|leaf| leaf.pick(wanted.method, wanted.headers))

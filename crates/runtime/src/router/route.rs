@@ -3,6 +3,7 @@
 //! made. Nothing here is parsed, resolved or allocated per request except the upstream
 //! path. [`crate::prepare`] makes it; [`super::Table`] finds it; it is never changed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use ferrogate_model::kinds::rest_api::{
     HostRewrite, Method, Operation, Scheme, UpstreamProtocol, UpstreamTls,
 };
+use ferrogate_model::route::same_escapes;
 use ferrogate_model::{ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain};
 
@@ -140,7 +142,13 @@ impl Rewrite {
     /// The rewrite of an operation below a context (`/` is the root context).
     #[must_use]
     pub fn new(context: Arc<str>, operation_path: &str) -> Rewrite {
-        let context = if &*context == "/" { Arc::default() } else { context };
+        let context = if &*context == "/" {
+            Arc::default()
+        } else if let Cow::Owned(same) = same_escapes(&context) {
+            same.into()
+        } else {
+            context
+        };
         Rewrite { context, operation_is_root: operation_path == "/" }
     }
 
@@ -158,9 +166,11 @@ impl Rewrite {
         let path_bytes = memchr::memchr(b'?', path_and_query.as_bytes()).unwrap_or(path_and_query.len());
         let (path, query) = path_and_query.split_at_checked(path_bytes).unwrap_or((path_and_query, ""));
         let inside = path
-            .strip_prefix(&*self.context)
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-            .map(|rest| rest.len() + query.len());
+            .split_at_checked(self.context.len())
+            .filter(|(context, rest)| {
+                *same_escapes(context) == *self.context && (rest.is_empty() || rest.starts_with('/'))
+            })
+            .map(|(_, rest)| rest.len() + query.len());
         let rest = inside
             .and_then(|bytes| path_and_query.get(path_and_query.len() - bytes..))
             .unwrap_or(path_and_query);
@@ -255,6 +265,15 @@ mod tests {
         check("/w", "/us", "/b", "/w/us?", "/b/us?");
         check("/", "/us", "/b", "/us", "/b/us");
         check("/", "/us", "", "/us", "/us");
+    }
+
+    #[test]
+    fn a_context_is_the_same_however_its_escapes_are_spelt() {
+        for context in ["/w%2f", "/w%2F"] {
+            check(context, "/us/*", "/b", "/w%2F/us/x%2f", "/b/us/x%2f");
+            check(context, "/us/*", "/b", "/w%2f/us", "/b/us");
+            check(context, "/us/*", "/b", "/wé", "/b/wé");
+        }
     }
 
     #[test]

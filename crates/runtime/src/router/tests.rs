@@ -83,6 +83,9 @@ fn each_path_form_matches_what_the_contract_says() {
     for (request, expected) in [("/a", true), ("/a/", false)] {
         check(&[("/a", true)], request, expected.then_some(0));
     }
+    check(&[("/a%2fb", false)], "/a%2Fb", Some(0));
+    check(&[("/a%2Fb", true)], "/a%2fb", Some(0));
+    check(&[("/a%2Fb/*", false)], "/a/b/c", None);
     check(&[("/", false)], "/", Some(0));
     check(&[("/*", false)], "/anything/at/all", Some(0));
     check(&[("/*", false)], "*", None);
