@@ -32,6 +32,8 @@ pub enum Reason {
     RequestHeadTooLarge,
     /// The request's target is longer than allowed.
     UriTooLong,
+    /// A major version of HTTP that this connection does not speak.
+    VersionUnsupported,
     /// More work than this gateway can do in time.
     Overloaded,
     /// An escaped slash in the path, and the configuration refuses those.
@@ -84,7 +86,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum: the metrics' label values.
-    pub const ALL: [Reason; 31] = [
+    pub const ALL: [Reason; 32] = [
         Reason::RouteNotFound,
         Reason::NotReady,
         Reason::RoutePoisoned,
@@ -92,6 +94,7 @@ impl Reason {
         Reason::BadRequest,
         Reason::RequestHeadTooLarge,
         Reason::UriTooLong,
+        Reason::VersionUnsupported,
         Reason::Overloaded,
         Reason::EscapedSlash,
         Reason::EscapedSlashRedirect,
@@ -142,6 +145,7 @@ impl Reason {
                 ("request_head_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
             }
             Reason::UriTooLong => ("uri_too_long", StatusCode::URI_TOO_LONG),
+            Reason::VersionUnsupported => ("version_unsupported", StatusCode::HTTP_VERSION_NOT_SUPPORTED),
             Reason::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Reason::EscapedSlash => ("escaped_slash", StatusCode::BAD_REQUEST),
             Reason::EscapedSlashRedirect => ("escaped_slash_redirect", StatusCode::TEMPORARY_REDIRECT),
@@ -183,6 +187,7 @@ impl Reason {
             | Reason::BadRequest
             | Reason::RequestHeadTooLarge
             | Reason::UriTooLong
+            | Reason::VersionUnsupported
             | Reason::Overloaded
             | Reason::EscapedSlash
             | Reason::EscapedSlashRedirect
@@ -215,6 +220,7 @@ impl Reason {
             self,
             Reason::BadRequest
                 | Reason::RequestHeadTooLarge
+                | Reason::VersionUnsupported
                 | Reason::RequestBodyTooLarge
                 | Reason::RequestTimeout
                 | Reason::RequestBodyBroken

@@ -126,7 +126,7 @@ pub fn same_escapes(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut same = String::with_capacity(text.len());
-    let mut in_escape = 0;
+    let mut in_escape = 0_u8;
     for (at, c) in text.char_indices() {
         if text.as_bytes().get(at..at + 3).is_some_and(lower) {
             in_escape = 3;

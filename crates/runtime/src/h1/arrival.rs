@@ -72,7 +72,7 @@ impl<'b> Arrived<'b> {
     #[must_use]
     pub fn new(fields: Fields<'b>, head: &RequestHead) -> Arrived<'b> {
         let raw = fields.raw();
-        // Both were checked to be ASCII.
+        // Both were checked to be text.
         let text = |start: usize, end: usize| {
             raw.get(start..end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
         };
@@ -104,13 +104,14 @@ impl<'b> Arrived<'b> {
     }
 
     /// Whether hyper must serve it: another protocol, or another form of target. What is
-    /// ambiguous is not handed over but refused.
+    /// ambiguous, or a target of no form at all, is not handed over but refused.
     #[must_use]
     pub fn is_unusual(&self) -> bool {
         let kind = self.fields.first(Known::ContentType).unwrap_or_default();
         let grpc = kind.get(..GRPC.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(GRPC));
-        let unusual = grpc || self.fields.present().has(Known::Upgrade) || !self.target.starts_with('/');
-        self.framing.is_ok() && unusual
+        let path = self.target.starts_with('/');
+        let unusual = grpc || self.fields.present().has(Known::Upgrade) || !path;
+        self.framing.is_ok() && unusual && (path || self.target.parse::<http::Uri>().is_ok())
     }
 
     /// Finds its route. `position` is set to that of the snapshot looked into.
@@ -135,11 +136,11 @@ impl<'b> Arrived<'b> {
         if let Some(health) = inbound::health(path) {
             return Ok(Found::Health(health));
         }
+        if !path.starts_with('/') {
+            return Err(bad("the target is no path"));
+        }
         let announced = if let Ok(Framing::Length(length)) = self.framing { length } else { 0 };
         inbound::admit(worker, 0, self.target.len(), announced)?;
-        if path.contains('`') {
-            return Err(bad("the path has characters that must be escaped"));
-        }
         let version = http::Version::from(self.terms.version);
         let authority = inbound::host(None, self.fields.known(Known::Host), version)?;
         let (text, path_bytes) = inbound::normalised(path, query, worker.shared.config.path)?;

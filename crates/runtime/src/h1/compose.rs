@@ -170,7 +170,7 @@ fn put_fields(out: &mut Vec<u8>, fields: &Fields<'_>, ours: Present) {
     let mut run = 0..0;
     for line in fields.lines() {
         let goes = line.fate == Fate::Kept && !ours.has(line.known);
-        if goes && line.is_plain() {
+        if goes && line.plain {
             if run.end != line.start as usize {
                 put(out, raw.get(run).unwrap_or_default());
                 run = line.start as usize..0;

@@ -18,6 +18,7 @@ use super::due::Due;
 use super::exchange::{self, Routed};
 use super::fields::{Fields, Lists};
 use super::framing::Framing;
+use super::handover;
 use super::intake::{Intake, Next};
 use super::interim::Interim;
 use super::line::Known;
@@ -94,8 +95,7 @@ where
             End::Broken => return None,
             End::Unusual => {
                 let Intake { worker, stream, input, .. } = connection.intake;
-                let read =
-                    input.as_ref().map_or_else(Bytes::new, |read| Bytes::copy_from_slice(read.filled()));
+                let read = input.as_ref().map_or_else(Bytes::new, |read| handover::respelt(read.filled()));
                 worker.h1.stock.give(input);
                 let Connection { peer, carried, .. } = connection;
                 return Some(Handover { stream, peer, read, carried });

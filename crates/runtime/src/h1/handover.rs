@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A stream some bytes of which were read already: they come again, then the stream goes on.
-//! `conn` gives it to hyper when the hot path hands a connection over.
+//! `conn` gives it to hyper when the hot path hands a connection over, with the head spelt as
+//! hyper reads it.
 
 use std::io;
 use std::pin::Pin;
@@ -8,6 +9,33 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What was read, as hyper can read it: in the request line, whose parser is narrower than ours,
+/// `<` and `>` are escaped, and a minor version that is not known yet is the last one known.
+#[must_use]
+pub fn respelt(read: &[u8]) -> Bytes {
+    let start = read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let end = memchr::memchr(b'\r', read.get(start..).unwrap_or_default()).map_or(start, |at| start + at);
+    let (line, rest) = read.split_at_checked(end).unwrap_or((read, b""));
+    let later = matches!(line, [.., b'/', b'1', b'.', b'2'..=b'9']);
+    if !later && memchr::memchr2(b'<', b'>', line).is_none() {
+        return Bytes::copy_from_slice(read);
+    }
+    let mut spelt = Vec::with_capacity(read.len() + 64);
+    for byte in line {
+        match byte {
+            b'<' => spelt.extend_from_slice(b"%3C"),
+            b'>' => spelt.extend_from_slice(b"%3E"),
+            other => spelt.push(*other),
+        }
+    }
+    if later {
+        spelt.pop();
+        spelt.push(b'1');
+    }
+    spelt.extend_from_slice(rest);
+    spelt.into()
+}
 
 /// The stream.
 pub struct Rewound<S> {
@@ -61,5 +89,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::respelt;
+
+    #[test]
+    fn hyper_is_given_what_it_can_read() {
+        for (read, spelt) in [
+            ("GET /a?<b> HTTP/1.1\r\nx: <\r\n\r\n<>", "GET /a?%3Cb%3E HTTP/1.1\r\nx: <\r\n\r\n<>"),
+            ("\r\nGET /a HTTP/1.3\r\n\r\n", "\r\nGET /a HTTP/1.1\r\n\r\n"),
+            ("GET /a HTTP/1.0\r\nx: 1\r\n\r\n", "GET /a HTTP/1.0\r\nx: 1\r\n\r\n"),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+            ("PRI * HTTP/2", "PRI * HTTP/2"),
+            ("", ""),
+        ] {
+            assert_eq!(respelt(read.as_bytes()), spelt.as_bytes(), "{read:?}");
+        }
     }
 }

@@ -77,7 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
                             Ok(Some(head)) if head.end <= config.max_head_bytes => {
                                 return Poll::Ready(Next::Head(head, lists));
                             }
-                            Ok(Some(_)) => return Poll::Ready(Next::Refused(too_large())),
+                            Ok(Some(_)) => return Poll::Ready(Next::Refused(too_large(bytes))),
                             Ok(None) => stock.give_lists(lists),
                             Err(refusal) => return Poll::Ready(Next::Refused(refused(refusal))),
                         }
@@ -85,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
                     looked_at = bytes.len();
                     let full = looked_at >= config.max_head_bytes;
                     if full || !buffer.make_room(config.max_head_bytes) {
-                        return Poll::Ready(Next::Refused(too_large()));
+                        return Poll::Ready(Next::Refused(too_large(buffer.filled())));
                     }
                     began.get_or_insert_with(|| ticker.now());
                 }
@@ -170,13 +170,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Intake<S> {
     }
 }
 
-fn too_large() -> Failure {
-    Failure::with(Reason::RequestHeadTooLarge, "the head is too long")
+/// Of a head that is longer than allowed, the target alone may be to blame.
+fn too_large(head: &[u8]) -> Failure {
+    match memchr::memchr(b'\n', head.trim_ascii_start()) {
+        Some(_) => Failure::with(Reason::RequestHeadTooLarge, "the head is too long"),
+        None => Failure::with(Reason::UriTooLong, "the request line is too long"),
+    }
 }
 
 fn refused(refusal: Refusal) -> Failure {
     match refusal {
-        Refusal::Malformed(_) | Refusal::Version => Failure::with(Reason::BadRequest, refusal),
+        Refusal::Malformed(_) => Failure::with(Reason::BadRequest, refusal),
+        Refusal::Version => Failure::with(Reason::VersionUnsupported, refusal),
         Refusal::TooManyFields => Failure::with(Reason::RequestHeadTooLarge, refusal),
     }
 }

@@ -19,6 +19,8 @@ pub struct Line {
     pub value_end: u32,
     /// Where the next line begins.
     pub end: u32,
+    /// It reads `name: value` with nothing to spare, so that its bytes can go out as they came.
+    pub plain: bool,
     /// Which name it is.
     pub known: Known,
     /// What became of it.
@@ -258,13 +260,6 @@ impl Line {
     #[must_use]
     pub fn is(&self, raw: &[u8], name: &HeaderName) -> bool {
         self.name(raw).eq_ignore_ascii_case(name.as_str().as_bytes())
-    }
-
-    /// Whether the line reads `name: value` with nothing to spare, so that its bytes can go
-    /// out as they came.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        self.value_start == self.name_end + 2 && self.end == self.value_end + 2
     }
 }
 

@@ -77,14 +77,15 @@ pub enum Refusal {
     #[error("too many header fields")]
     TooManyFields,
     /// A version that is well written and not ours.
-    #[error("not HTTP/1.0 or HTTP/1.1")]
+    #[error("not HTTP/1")]
     Version,
 }
 
 /// What a byte may be part of.
 const TOKEN: u8 = 1;
 const VALUE: u8 = 2;
-const TARGET: u8 = 4;
+const PATH: u8 = 4;
+const QUERY: u8 = 8;
 
 static CLASS: [u8; 256] = classes();
 
@@ -118,8 +119,12 @@ const fn classes() -> [u8; 256] {
             table[byte] |= VALUE;
         }
         // What a URI may have, and what is sent unescaped all the same and harms nobody.
-        if c.is_ascii_graphic() && !matches!(c, b'#' | b'<' | b'>') {
-            table[byte] |= TARGET;
+        if c.is_ascii_graphic() && !matches!(c, b'#' | b'<' | b'>' | b'`') {
+            table[byte] |= PATH;
+        }
+        // Nothing is matched here, and nothing of it can end a target.
+        if c > b' ' && !matches!(c, b'#' | 0x7f) {
+            table[byte] |= QUERY;
         }
         byte += 1;
     }
@@ -154,7 +159,7 @@ pub fn request(
     if method.is_empty() || !all(method, TOKEN) {
         return Err(Refusal::Malformed("the method is no token"));
     }
-    if target.is_empty() || !all(target, TARGET) {
+    if !is_target(target) {
         return Err(Refusal::Malformed("the target has characters that must be escaped"));
     }
     let version = self::version(version)?;
@@ -162,6 +167,13 @@ pub fn request(
     let target_end = method_end + 1 + target.len();
     let Some((present, end)) = fields(buffer, at, limits, lines)? else { return Ok(None) };
     Ok(Some(RequestHead { start, method_end, target_end, version, present, end }))
+}
+
+/// A query may have any text, as `curl` and browsers' scripts send it (no RFC 3986 query, and
+/// forwarded as sent); a path, which is matched, has one spelling.
+fn is_target(target: &[u8]) -> bool {
+    let (path, query) = split(target, b'?').unwrap_or((target, b""));
+    all(path, PATH) && all(query, QUERY) && !target.is_empty() && std::str::from_utf8(query).is_ok()
 }
 
 /// A response's head, or `None` while it is not complete. `lines` is filled anew.
@@ -190,7 +202,9 @@ pub fn response(
     if !all(reason, VALUE) {
         return Err(Refusal::Malformed("a control in the status line"));
     }
-    let Some((present, end)) = fields(buffer, at, limits, lines)? else { return Ok(None) };
+    let Some((present, end)) = lines_from(buffer, at, limits, Colon::AfterSpace, lines)? else {
+        return Ok(None);
+    };
     Ok(Some(ResponseHead { status, version, present, end }))
 }
 
@@ -200,8 +214,26 @@ pub fn response(
 /// At the first line that is not exactly a header line.
 pub fn fields(
     buffer: &[u8],
+    at: usize,
+    limits: HeadLimits,
+    lines: &mut Vec<Line>,
+) -> Result<Option<(Present, usize)>, Refusal> {
+    lines_from(buffer, at, limits, Colon::AtOnce, lines)
+}
+
+/// What may stand before a colon. White space makes a request ambiguous, which is refused; a
+/// proxy takes it off a response's header line (RFC 9112, 5.1).
+#[derive(Clone, Copy, PartialEq)]
+enum Colon {
+    AtOnce,
+    AfterSpace,
+}
+
+fn lines_from(
+    buffer: &[u8],
     mut at: usize,
     limits: HeadLimits,
+    colon: Colon,
     lines: &mut Vec<Line>,
 ) -> Result<Option<(Present, usize)>, Refusal> {
     lines.clear();
@@ -214,18 +246,23 @@ pub fn fields(
         if lines.len() >= limits.max_fields {
             return Err(Refusal::TooManyFields);
         }
-        let line = field(line, at, next)?;
+        let line = field(line, at, next, colon)?;
         present.add(line.known);
         lines.push(line);
         at = next;
     }
 }
 
-fn field(line: &[u8], start: usize, end: usize) -> Result<Line, Refusal> {
+fn field(line: &[u8], start: usize, end: usize, colon: Colon) -> Result<Line, Refusal> {
+    let space = |byte: &u8| matches!(byte, b' ' | b'\t');
     // Also what refuses folded lines and white space before the colon: neither is a token.
-    let colon = line.iter().position(|byte| !is(*byte, TOKEN)).unwrap_or(line.len());
-    let (name, rest) = line.split_at_checked(colon).unwrap_or((line, b""));
-    let Some((b':', value)) = rest.split_first() else {
+    let name_bytes = line.iter().position(|byte| !is(*byte, TOKEN)).unwrap_or(line.len());
+    let (name, rest) = line.split_at_checked(name_bytes).unwrap_or((line, b""));
+    let spaces = match colon {
+        Colon::AtOnce => 0,
+        Colon::AfterSpace => rest.iter().take_while(|byte| space(byte)).count(),
+    };
+    let Some((b':', value)) = rest.get(spaces..).and_then(<[u8]>::split_first) else {
         return Err(Refusal::Malformed("a header name is no token"));
     };
     if name.is_empty() {
@@ -234,19 +271,19 @@ fn field(line: &[u8], start: usize, end: usize) -> Result<Line, Refusal> {
     if !all(value, VALUE) {
         return Err(Refusal::Malformed("a control in a header value"));
     }
-    let space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let skip = value.iter().take_while(|byte| space(byte)).count();
     let value = value.get(skip..).unwrap_or_default();
     let kept = value.len() - value.iter().rev().take_while(|byte| space(byte)).count();
-    let value_start = start + colon + 1 + skip;
+    let value_start = start + name_bytes + spaces + 1 + skip;
     // A head of more than 4 GiB cannot be: `max_head_bytes` ends at 16 MiB.
     let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
     Ok(Line {
         start: offset(start),
-        name_end: offset(start + colon),
+        name_end: offset(start + name_bytes),
         value_start: offset(value_start),
         value_end: offset(value_start + kept),
         end: offset(end),
+        plain: spaces == 0 && skip == 1 && end == value_start + kept + 2,
         known: Known::of(name),
         fate: Fate::Kept,
     })
@@ -282,6 +319,8 @@ fn version(text: &[u8]) -> Result<Version, Refusal> {
     match text {
         b"HTTP/1.1" => Ok(Version::Http11),
         b"HTTP/1.0" => Ok(Version::Http10),
+        // A later minor version is read as the last one known (RFC 9110, 2.5).
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Ok(Version::Http11),
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Err(Refusal::Version),
         _ => Err(Refusal::Malformed("the version is none")),
     }
@@ -293,7 +332,7 @@ mod tests {
     use proptest::proptest;
 
     use super::{HeadLimits, Refusal, Version, request, response};
-    use crate::h1::line::Line;
+    use crate::h1::line::{Known, Line};
 
     const LIMITS: HeadLimits = HeadLimits { max_fields: 4 };
 
@@ -318,7 +357,7 @@ mod tests {
         assert_eq!(&text[head.start..head.method_end], "GET");
         assert_eq!(&text[head.method_end + 1..head.target_end], "/a?b");
         assert_eq!((head.version, &text[head.end..]), (Version::Http11, "body"));
-        assert!(lines[0].is_plain() && !lines[1].is_plain());
+        assert!(lines[0].plain && !lines[1].plain);
     }
 
     #[test]
@@ -339,6 +378,10 @@ mod tests {
             "GET /\x01 HTTP/1.1\r\n\r\n",
             "GET /caf\u{e9} HTTP/1.1\r\n\r\n",
             "GET /a#b HTTP/1.1\r\n\r\n",
+            "GET /a?#b HTTP/1.1\r\n\r\n",
+            "GET /a?b\x7f HTTP/1.1\r\n\r\n",
+            "GET /a<b HTTP/1.1\r\n\r\n",
+            "GET /a`b HTTP/1.1\r\n\r\n",
             "GET  / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1 \r\n\r\n",
             "GET /\tHTTP/1.1\r\n\r\n",
@@ -353,9 +396,36 @@ mod tests {
         ] {
             assert!(matches!(read(bad), Err(Refusal::Malformed(_))), "{bad:?}: {:?}", read(bad));
         }
-        assert_eq!(read("GET / HTTP/1.2\r\n"), Err(Refusal::Version));
+        assert_eq!(read("GET / HTTP/2.0\r\n"), Err(Refusal::Version));
+        assert_eq!(read("GET / HTTP/0.9\r\n"), Err(Refusal::Version));
+        assert_eq!(read("GET / HTTP/1.2\r\n\r\n"), Ok(Some(Vec::new())));
         let many = format!("GET / HTTP/1.1\r\n{}", "a: b\r\n".repeat(5));
         assert_eq!(read(&many), Err(Refusal::TooManyFields));
+    }
+
+    #[test]
+    fn a_query_may_have_any_text() {
+        for query in ["<b>", "`", "caf\u{e9}", "?\"{}|\\^[]"] {
+            let text = format!("GET /a?{query} HTTP/1.1\r\n\r\n");
+            assert_eq!(read(&text), Ok(Some(Vec::new())), "{text:?}");
+        }
+        let latin = request(b"GET /a?caf\xe9 HTTP/1.1\r\n\r\n", LIMITS, &mut Vec::new());
+        assert!(latin.is_err(), "no text");
+    }
+
+    #[test]
+    fn white_space_before_a_colon_is_taken_off_responses_alone() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\nx-a \t:b\r\nx :c\r\n\r\n";
+        let mut lines = Vec::new();
+        let head = response(bytes, LIMITS, &mut lines).expect("a head").expect("a whole head");
+        assert!(head.present.has(Known::ContentLength));
+        let read: Vec<_> = lines.iter().map(|line| (line.name(bytes), line.value(bytes))).collect();
+        assert_eq!(read, [(&b"Content-Length"[..], &b"0"[..]), (b"x-a", b"b"), (b"x", b"c")]);
+        assert!(lines.iter().all(|line| !line.plain), "they are written anew");
+        for bad in ["HTTP/1.1 200 OK\r\n : b\r\n\r\n", "HTTP/1.1 200 OK\r\na b: c\r\n\r\n"] {
+            assert!(response(bad.as_bytes(), LIMITS, &mut lines).is_err(), "{bad:?}");
+        }
+        assert!(super::fields(b"x : a\r\n\r\n", 0, LIMITS, &mut lines).is_err(), "trailers");
     }
 
     #[test]

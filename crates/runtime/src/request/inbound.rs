@@ -58,13 +58,18 @@ pub fn target(parts: &mut Parts, rules: PathRules) -> Result<Target, Failure> {
         return Err(bad("a transfer coding other than chunked"));
     }
     let path = parts.uri.path();
+    // Only `CONNECT` has an authority alone as its target (RFC 9112, 3.2.3).
+    if path.is_empty() {
+        return Err(bad("the target is no path"));
+    }
     // The router compares text; controls and raw high bytes mean different things to
-    // different upstreams and are not allowed in a URI (RFC 3986, 2).
+    // different upstreams and are not allowed in a URI (RFC 3986, 2). In a query nothing is
+    // compared: it goes on as it came, but for what could end it.
     if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(bad("the path has characters that must be escaped"));
     }
     let query = parts.uri.query();
-    if query.is_some_and(|query| !query.bytes().all(|byte| byte.is_ascii_graphic())) {
+    if query.is_some_and(|query| query.bytes().any(|byte| byte <= b' ' || byte == 0x7f)) {
         return Err(bad("the query has characters that must be escaped"));
     }
     let (text, path_bytes) = match normalised(path, query, rules)? {
@@ -208,7 +213,11 @@ fn is_authority(text: &str) -> bool {
     {
         return true;
     }
-    !text.contains('@') && text.parse::<Authority>().is_ok()
+    let Ok(authority) = text.parse::<Authority>() else { return false };
+    // The parser takes any text for a port; it is digits, or nothing (RFC 3986, 3.2.3).
+    let port = text.strip_prefix(authority.host()).unwrap_or(text);
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    port.is_empty() || port.strip_prefix(':').is_some_and(is_port)
 }
 
 fn redirect(path: &str, query: Option<&str>) -> Failure {
@@ -277,12 +286,21 @@ mod tests {
         check("http://other/a", &["h"], Some(("/a", "/a", "other")));
         check("/a", &["h:8080"], Some(("/a", "/a", "h:8080")));
         check("/a", &["[::1]:80"], Some(("/a", "/a", "[::1]:80")));
+        check("/a", &["h:"], Some(("/a", "/a", "h:")));
+        check("/a", &["h_1:80"], Some(("/a", "/a", "h_1:80")));
+        check("/a", &["h:x"], None);
+        check("/a", &["h:8x"], None);
+        check("/a", &["[::1]:x"], None);
+        check("/a", &["[::1]x"], None);
+        check("http://h:x/a", &["h"], None);
+        check("h:80", &["h"], None);
         check("/a", &[], None);
         check("/a", &["a", "b"], None);
         check("/a", &["u@h"], None);
         check("/a", &["a/b"], None);
         check("/a", &["a b"], None);
         check("/caf\u{e9}", &["h"], None);
+        check("/a?caf\u{e9}", &["h"], Some(("/a", "/a?caf\u{e9}", "h")));
     }
 
     #[test]

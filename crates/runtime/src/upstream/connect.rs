@@ -127,6 +127,8 @@ impl Connector {
         if !h2 {
             let mut builder = http1::Builder::new();
             builder.max_headers(MAX_RESPONSE_HEADERS).max_buf_size(BUFFER_BYTES);
+            // A proxy takes it off (RFC 9112, 5.1), as our own codec does.
+            builder.allow_spaces_after_header_name_in_responses(true);
             let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
             let run = async move { ended(connection.with_upgrades().await) };
             self.tasks.spawn_local("upstream connection", run);
