@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who the client is when proxies stand in front of us, and what we tell the upstream about it:
-//! `X-Forwarded-For`, `-Proto`, `-Host`, `Forwarded` (RFC 7239) and `Via` (RFC 9110, 7.6.3). Only
-//! entries that a trusted proxy wrote are believed, counted from the near end, because everything
-//! further away may be the client's invention. Unconfigured, nothing is read or changed, as
-//! contract 4.5 has it. `settle` calls it once per request, whichever codec read it.
+//! `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `X-Real-IP`, `Forwarded` (RFC 7239) and `Via`
+//! (RFC 9110, 7.6.3). Only entries that a trusted proxy wrote are believed, counted from the near
+//! end, because everything further away may be the client's invention. Unconfigured, nothing is
+//! read or changed, as contract 4.5 has it. `settle` calls it once per request, whichever codec
+//! read it.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -38,7 +39,15 @@ pub fn settle(headers: &mut impl Arriving, settings: &Forwarding, arrival: &Arri
     if hops == 0 || headers.value(Known::ForwardedHost).is_none() {
         set(headers, Known::ForwardedHost, arrival.authority);
     }
-    let mut elements = trusted(headers, Known::Forwarded, hops);
+    if hops == 0 {
+        headers.take_out(Present::of(&[Known::ForwardedPort]));
+    }
+    if headers.value(Known::RealIp).is_some() {
+        let mut address = String::new();
+        write_ip(&mut address, client, false);
+        set(headers, Known::RealIp, &address);
+    }
+    let mut elements = elements(headers, hops);
     headers.take_out(Present::of(&[Known::Forwarded]));
     if settings.rfc7239 {
         let mut own = String::from("for=");
@@ -61,6 +70,34 @@ fn trusted(headers: &impl Arriving, known: Known, hops: usize) -> Vec<String> {
         });
     }
     all.split_off(all.len().saturating_sub(hops))
+}
+
+/// The elements of `Forwarded` that trusted proxies wrote. One that is malformed is dropped, for it
+/// would spoil the whole field for whoever reads it next, and what is before it as well: nobody
+/// can tell where it began.
+fn elements(headers: &impl Arriving, hops: usize) -> Vec<String> {
+    let mut all = trusted(headers, Known::Forwarded, hops);
+    let malformed = all.iter().rposition(|element| !is_element(element));
+    all.split_off(malformed.map_or(0, |at| at + 1))
+}
+
+/// Whether this is a list of pairs (RFC 7239, 4), none of them empty. A quoted string with commas,
+/// semicolons or backslashes, which no name or address needs, is taken for malformed.
+fn is_element(text: &str) -> bool {
+    let is_token = |text: &str| {
+        let mark = |byte: u8| b"!#$%&'*+-.^_`|~".contains(&byte);
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
+    };
+    let is_quoted = |text: &str| {
+        let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        inside.is_some_and(|inside| !inside.contains(['"', '\\']))
+    };
+    let is_pair = |pair: &str| {
+        pair.trim()
+            .split_once('=')
+            .is_some_and(|(name, value)| is_token(name) && (is_token(value) || is_quoted(value)))
+    };
+    text.split(';').all(is_pair)
 }
 
 /// A value that is plain text; any other says nothing here.
@@ -144,20 +181,18 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let settings = Forwarding { trusted_hops: hops, rfc7239: true, via: None };
-        let peer = "10.0.0.9".parse().expect("an address");
-        let arrival = Arrival {
-            peer,
-            certificate: None,
-            authority: "books.example:80",
-            https: true,
-            version: Version::HTTP_11,
-        };
-        let found = settle(&mut headers, &settings, &arrival);
+        let found = settle(&mut headers, &settings, &arrival());
         assert_eq!(found.to_string(), client, "{hops:?} {sent:?}");
         let mut got: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
         got.sort_unstable();
         assert_eq!(got, expected, "{hops:?} {sent:?}");
+    }
+
+    fn arrival() -> Arrival<'static> {
+        let peer = "10.0.0.9".parse().expect("an address");
+        let authority = "books.example:80";
+        Arrival { peer, certificate: None, authority, https: true, version: Version::HTTP_11 }
     }
 
     const OWN: &str = "for=10.0.0.9;host=\"books.example:80\";proto=https";
@@ -176,6 +211,8 @@ mod tests {
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "evil"),
+            ("x-forwarded-port", "1"),
+            ("x-real-ip", "1.1.1.1"),
             ("forwarded", "for=1.1.1.1"),
         ];
         check(
@@ -187,8 +224,30 @@ mod tests {
                 ("x-forwarded-for", "10.0.0.9"),
                 ("x-forwarded-host", "books.example:80"),
                 ("x-forwarded-proto", "https"),
+                ("x-real-ip", "10.0.0.9"),
             ],
         );
+    }
+
+    #[test]
+    fn what_is_no_element_of_forwarded_goes_with_all_before_it() {
+        let own = |list: &str| if list.is_empty() { OWN.to_owned() } else { format!("{list}, {OWN}") };
+        for (sent, kept) in [
+            ("for=_a;;", ""),
+            ("for=1.1.1.1, for, for=2.2.2.2", "for=2.2.2.2"),
+            ("for=1.1.1.1:80", ""),
+            ("for=\"a,b\"", ""),
+            ("for=\"1", ""),
+            ("", ""),
+            ("For=\"[2001:db8::1]:80\";proto=http; by=_x", "For=\"[2001:db8::1]:80\";proto=http; by=_x"),
+        ] {
+            let expected = own(kept);
+            let mut headers = HeaderMap::new();
+            headers.append("forwarded", HeaderValue::from_static(sent));
+            let settings = Forwarding { trusted_hops: Some(3), rfc7239: true, via: None };
+            settle(&mut headers, &settings, &arrival());
+            assert_eq!(headers["forwarded"], expected, "{sent}");
+        }
     }
 
     #[test]
@@ -198,6 +257,8 @@ mod tests {
             ("x-forwarded-for", "1.1.1.1, 2.2.2.2"),
             ("x-forwarded-for", "3.3.3.3"),
             ("x-forwarded-proto", "http"),
+            ("x-forwarded-port", "8443"),
+            ("x-real-ip", "1.1.1.1"),
             ("forwarded", "for=9.9.9.9, for=3.3.3.3"),
         ];
         check(
@@ -208,7 +269,9 @@ mod tests {
                 ("forwarded", &forwarded),
                 ("x-forwarded-for", "3.3.3.3, 10.0.0.9"),
                 ("x-forwarded-host", "books.example:80"),
+                ("x-forwarded-port", "8443"),
                 ("x-forwarded-proto", "http"),
+                ("x-real-ip", "3.3.3.3"),
             ],
         );
     }

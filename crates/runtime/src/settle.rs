@@ -126,7 +126,15 @@ fn request_id(headers: &mut impl Arriving) -> Option<MadeId> {
         (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
             && id.iter().all(|byte| *byte == b'\t' || (b' '..0x7f).contains(byte))
     };
-    if headers.value(Known::RequestId).is_some_and(good) {
+    if let Some(sent) = headers.value(Known::RequestId).filter(|id| good(id)) {
+        let mut count = 0;
+        headers.values(Known::RequestId, |_| count += 1);
+        // Of several the first names the request here, so it is the one that goes on.
+        if count > 1
+            && let Ok(first) = HeaderValue::from_bytes(sent)
+        {
+            headers.put(Known::RequestId, first);
+        }
         return None;
     }
     // It names a request and protects nothing, so a fast generator does.
@@ -223,8 +231,9 @@ mod tests {
         assert_eq!(headers.len(), 3, "{headers:?}");
 
         headers.insert("x-request-id", HeaderValue::from_static("mine"));
+        headers.append("x-request-id", HeaderValue::from_static("another"));
         assert!(request(&mut headers, &config, &arrival(true)).made_id.is_none());
-        assert_eq!(headers["x-request-id"], "mine");
+        assert!(headers.get_all("x-request-id").iter().eq(["mine"]));
     }
 
     proptest! {
@@ -235,10 +244,10 @@ mod tests {
                 (
                     "(Host|Connection|connection|Keep-Alive|TE|Upgrade|Expect|Cookie|cookie|X-A|x-b|\
                       X-Request-Id|X-Forwarded-Proto|X-Forwarded-For|x-forwarded-for|X-Forwarded-Host|\
-                      Forwarded|Via|X-Client-Cert|Proxy-Connection|x-target-upstream|close|\
+                      X-Forwarded-Port|X-Real-IP|x-real-ip|Forwarded|Via|X-Client-Cert|Proxy-Connection|x-target-upstream|close|\
                       x-envoy-original-path|X-Envoy-Expected-Rq-Timeout-Ms|Content-Length|User-Agent)",
                     "(close|keep-alive, X-A|x-b,,te|host, content-length, via|x-forwarded-for|http|https|\
-                      gopher|a=1|7|\u{e9}|::1|2::2, 3::3|for=2::2|1 inner|)",
+                      gopher|a=1|7|\u{e9}|::1|2::2, 3::3|for=2::2|for=_a;by=\"b\"|for=_a;;|1 inner|)",
                 ),
                 0..12,
             ),

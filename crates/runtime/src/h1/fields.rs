@@ -85,6 +85,13 @@ impl<'b> Fields<'b> {
         self.known(known).next()
     }
 
+    /// The first value of a known header that came, whatever became of its line.
+    #[must_use]
+    pub fn came(&self, known: Known) -> Option<&'b [u8]> {
+        let lines = &self.lists.lines;
+        lines.iter().find(|line| line.known == known).map(|line| line.value(self.raw))
+    }
+
     /// Every value of a known header that came and still goes on.
     pub fn known(&self, known: Known) -> impl Iterator<Item = &'b [u8]> {
         let raw = self.raw;

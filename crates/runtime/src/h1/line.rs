@@ -87,8 +87,12 @@ pub enum Known {
     ForwardedFor,
     /// `x-forwarded-host`
     ForwardedHost,
+    /// `x-forwarded-port`
+    ForwardedPort,
     /// `x-forwarded-proto`
     ForwardedProto,
+    /// `x-real-ip`
+    RealIp,
     /// `x-request-id`
     RequestId,
     /// `x-target-upstream`
@@ -96,7 +100,7 @@ pub enum Known {
 }
 
 /// Every name but [`Known::Other`].
-const ALL: [Known; 25] = [
+const ALL: [Known; 27] = [
     Known::Connection,
     Known::ContentLength,
     Known::ContentType,
@@ -119,7 +123,9 @@ const ALL: [Known; 25] = [
     Known::ServiceTime,
     Known::ForwardedFor,
     Known::ForwardedHost,
+    Known::ForwardedPort,
     Known::ForwardedProto,
+    Known::RealIp,
     Known::RequestId,
     Known::TargetUpstream,
 ];
@@ -138,7 +144,7 @@ impl Known {
             4 => &[(b"host", Known::Host), (b"date", Known::Date)],
             6 => &[(b"cookie", Known::Cookie), (b"expect", Known::Expect), (b"server", Known::Server)],
             7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
-            9 => &[(b"forwarded", Known::Forwarded)],
+            9 => &[(b"forwarded", Known::Forwarded), (b"x-real-ip", Known::RealIp)],
             10 => &[
                 (b"connection", Known::Connection),
                 (b"keep-alive", Known::KeepAlive),
@@ -147,9 +153,11 @@ impl Known {
             12 => &[(b"x-request-id", Known::RequestId), (b"content-type", Known::ContentType)],
             14 => &[(b"content-length", Known::ContentLength)],
             15 => &[(b"x-forwarded-for", Known::ForwardedFor)],
-            16 => {
-                &[(b"proxy-connection", Known::ProxyConnection), (b"x-forwarded-host", Known::ForwardedHost)]
-            }
+            16 => &[
+                (b"proxy-connection", Known::ProxyConnection),
+                (b"x-forwarded-host", Known::ForwardedHost),
+                (b"x-forwarded-port", Known::ForwardedPort),
+            ],
             17 => &[
                 (b"transfer-encoding", Known::TransferEncoding),
                 (b"x-forwarded-proto", Known::ForwardedProto),
@@ -194,6 +202,8 @@ impl Known {
             Known::ServiceTime => HeaderName::from_static("x-envoy-upstream-service-time"),
             Known::ForwardedFor => HeaderName::from_static("x-forwarded-for"),
             Known::ForwardedHost => HeaderName::from_static("x-forwarded-host"),
+            Known::ForwardedPort => HeaderName::from_static("x-forwarded-port"),
+            Known::RealIp => HeaderName::from_static("x-real-ip"),
             Known::ForwardedProto => HeaderName::from_static("x-forwarded-proto"),
             Known::RequestId => HeaderName::from_static("x-request-id"),
             Known::TargetUpstream => HeaderName::from_static("x-target-upstream"),

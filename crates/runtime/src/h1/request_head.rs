@@ -78,7 +78,7 @@ impl<'b> RequestId<'b> {
     /// The client's, which was found to be good.
     #[must_use]
     pub fn sent(fields: &Fields<'b>) -> RequestId<'b> {
-        let text = fields.first(Known::RequestId).and_then(|id| std::str::from_utf8(id).ok());
+        let text = fields.came(Known::RequestId).and_then(|id| std::str::from_utf8(id).ok());
         RequestId::Sent(text.unwrap_or_default())
     }
 

@@ -58,6 +58,9 @@ pub struct Walk<'a> {
     pub original_path: &'a HeaderValue,
 }
 
+/// How the client came, to us or to the proxy in front.
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// A request ready to be sent, and where to.
 pub struct Outgoing<'a> {
     pub(super) request: Request<OutgoingBody>,
@@ -249,6 +252,8 @@ impl<'a> Walk<'a> {
             }
             switch.ask(outgoing.request.headers_mut());
         }
+        let scheme = outgoing.request.headers().get(X_FORWARDED_PROTO);
+        let secure = scheme.is_some_and(|scheme| scheme == "https");
         let asked = Instant::now();
         let (reply, guard) = attempts::send(self, outgoing, record).await?;
         let took = asked.elapsed();
@@ -281,7 +286,10 @@ impl<'a> Walk<'a> {
         }
         response::note_service_time(&mut headers, took);
         if let Some(cookie) = guard.as_ref().and_then(Guard::cookie) {
-            headers.append(SET_COOKIE, cookie.clone());
+            // Whoever has it over TLS should never send it in the clear.
+            let value = secure.then(|| [cookie.as_bytes(), b"; Secure"].concat());
+            let secured = value.and_then(|value| HeaderValue::try_from(value).ok());
+            headers.append(SET_COOKIE, secured.unwrap_or_else(|| cookie.clone()));
         }
         let source = match switched {
             Some(switched) => Source::Switched(Box::new(switched.guarded(guard))),

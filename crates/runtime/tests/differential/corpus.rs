@@ -87,6 +87,8 @@ const FORWARDED: &[&str] = &[
     "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6, 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\n\r\n",
     "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-Host: other\r\nX-Forwarded-Proto: https\r\n\r\n",
     "GET /a HTTP/1.1\r\nHost: h\r\nForwarded: for=6.6.6.6, for=1.1.1.1\r\nForwarded: for=x\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nForwarded: for=_a;;\r\nX-Real-IP: 6.6.6.6\r\nX-Forwarded-Port: 1\r\n\r\n",
+    "GET /a HTTP/1.1\r\nHost: h\r\nX-Request-Id: a\r\nX-Request-Id: b\r\n\r\n",
     "GET /a HTTP/1.1\r\nHost: h\r\nVia: 1.0 inner\r\nVia: 2 edge\r\n\r\n",
     "GET /a HTTP/1.1\r\nHost: h\r\nConnection: via, x-forwarded-for\r\nVia: 1.0 a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
     "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: caf\u{e9}, 1.1.1.1\r\nVia: caf\u{e9}\r\n\r\n",

@@ -70,3 +70,21 @@ async fn a_load_balancer_tells_by_the_proxy_protocol() {
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(metrics.contains("ferrogate_runtime_proxy_header_failures_total 2"), "{metrics}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sticky_cookie_that_was_given_over_tls_is_never_sent_in_the_clear() {
+    let (gateway, backend) = gateway(|_| {}).await;
+    let balancing = json!({ "policy": "sticky-cookie" });
+    let definition =
+        json!([{ "name": "d", "upstreams": [{ "url": backend.url() }], "loadBalancing": balancing }]);
+    let sticky = api("/f", "http://unused", |spec| {
+        spec["upstreamDefinitions"] = definition;
+        spec["upstream"] = json!({ "main": { "ref": "d" } });
+    });
+    gateway.deploy(&[sticky]).await;
+    for (headers, secure) in [("", false), ("x-forwarded-proto: https\r\n", true)] {
+        let (_, head) = seen(&gateway, "", headers).await;
+        let cookie = head.lines().find(|line| line.starts_with("set-cookie: ")).expect("a cookie");
+        assert_eq!(cookie.ends_with("; Secure"), secure, "{cookie}");
+    }
+}
