@@ -9,9 +9,7 @@ use ferrogate_model::{Epoch, ResourceName, Revision};
 use uuid::Uuid;
 
 use crate::rows::{self, ClaimRow, CurrentRow};
-use crate::{
-    Batch, Change, Commit, CommitError, Committed, Expect, StoreError, StoredArtifact, Write,
-};
+use crate::{Batch, Change, Commit, CommitError, Committed, Expect, StoreError, StoredArtifact, Write};
 
 /// A stored artifact, as far as a commit must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
