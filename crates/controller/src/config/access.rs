@@ -13,6 +13,7 @@ use crate::auth::basic::{Password, User, is_hash};
 use crate::auth::jwt::JwtSettings;
 use crate::auth::roles::{ADMIN, ROLES};
 
+pub(super) const ADMIN_PASSWORD: &str = "controller.admin_password";
 const USERS: &str = "controller.auth.basic.users";
 const NO_HASH: &str = "the password is said to be hashed and is no argon2id or bcrypt hash";
 
@@ -53,6 +54,15 @@ pub(super) fn basic(reader: &mut Reader<'_>) -> Option<Vec<User>> {
         User { name: user.username, password, roles: user.roles }
     };
     enabled.then(|| configured.into_iter().map(user).collect())
+}
+
+/// Says so where the administrator's password is not the one that counts.
+pub(super) fn overruled_password(reader: &mut Reader<'_>, basic: Option<&[User]>) {
+    match basic {
+        Some([]) => {}
+        Some(_) => reader.overruled(ADMIN_PASSWORD, "users are configured, and have passwords of their own"),
+        None => reader.overruled(ADMIN_PASSWORD, "basic authentication is off"),
+    }
 }
 
 /// Everything wrong with the users, each by name. A password is never repeated.

@@ -56,7 +56,6 @@ const CUSTOM_CERTS: &str = "./certificates";
 /// Where an immutable gateway's artifacts are (contract 7.2).
 const ARTIFACTS_DIR: &str = "/etc/api-platform-gateway/immutable_gateway/artifacts";
 
-const ADMIN_PASSWORD: &str = "controller.admin_password";
 const MAX_KEPT: u64 = 100_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -177,7 +176,7 @@ impl Config {
             admin_allowed_ips: reader.networks("controller.admin_server.allowed_ips", &["*"]),
             config_dump: reader.bool("controller.admin_server.config_dump.enabled", false),
             basic: access::basic(reader),
-            admin_password: reader.secret(ADMIN_PASSWORD),
+            admin_password: reader.secret(access::ADMIN_PASSWORD),
             jwt: access::jwt(reader),
             immutable: immutable(reader),
             custom_certs: custom_certs(reader),
@@ -195,13 +194,7 @@ impl Config {
             join_token_file,
             stream_tls,
         };
-        match &config.basic {
-            Some(users) if users.is_empty() => {}
-            Some(_) => {
-                reader.overruled(ADMIN_PASSWORD, "users are configured, and have passwords of their own")
-            }
-            None => reader.overruled(ADMIN_PASSWORD, "basic authentication is off"),
-        }
+        access::overruled_password(reader, config.basic.as_deref());
         // Each controller of a shared database would undo what the files of the others say.
         if config.immutable.is_some() && config.is_shared() {
             reader

@@ -137,12 +137,7 @@ impl Controller {
             settings,
             openapi: api::description(),
         });
-        let admin = Arc::new(Admin {
-            app: Arc::clone(&app),
-            readiness: readiness.clone(),
-            allowed_ips: config.admin_allowed_ips.clone(),
-            config_dump: config.config_dump,
-        });
+        let admin = Arc::new(admin(&config, &app, &readiness));
         http(&front, "management API", bound.management, api::router(app));
         http(&front, "admin server", bound.admin, admin::router(Arc::clone(&admin)));
         http(&front, "metrics server", bound.metrics, admin::metrics_router(admin));
@@ -189,6 +184,15 @@ fn claim(data_dir: &Path) -> Result<DirectoryLock, StartError> {
 
 fn admission(config: &Config, registry: Arc<Registry>, services: Services) -> Admission {
     Admission { registry, services, defaults: config.defaults.clone(), environment: Arc::new(Environment) }
+}
+
+fn admin(config: &Config, app: &Arc<App>, readiness: &Readiness) -> Admin {
+    Admin {
+        app: Arc::clone(app),
+        readiness: readiness.clone(),
+        allowed_ips: config.admin_allowed_ips.clone(),
+        config_dump: config.config_dump,
+    }
 }
 
 fn settings(config: &Config, ring: Option<&KeyRing>) -> Settings {

@@ -247,11 +247,7 @@ where
     let mut download = Flow::new(out, body, ending == Ending::Chunked, input).with_trailers(trailers);
     wires.waited = false;
     let relayed = wires.relay(&mut lease, &mut download).await;
-    if !wires.waited {
-        // It ended when the head came: one look at the clock less.
-        record.ended_after(record.upstream_time.unwrap_or_default());
-    }
-    wires.note_moved(&download, &record.traffic);
+    wires.note_moved(&download, record);
     match relayed {
         Ok(()) => {}
         // The client has not seen a byte of what turned out to be no response.

@@ -22,7 +22,7 @@ use super::line::Line;
 use super::parse::{self, HeadLimits, ResponseHead};
 use super::pool::Lease;
 use super::timer::Alarm;
-use crate::access_log::{STALLED, Traffic};
+use crate::access_log::{Record, STALLED};
 use crate::error::{Failure, Reason};
 use crate::router::Endpoint;
 use crate::worker::Worker;
@@ -157,8 +157,13 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
         unread || self.alarm.ticker().is_draining()
     }
 
-    /// Notes what passed in both directions.
-    pub fn note_moved(&self, download: &Flow, traffic: &Traffic) {
+    /// Notes what passed in both directions, and when that was over.
+    pub fn note_moved(&self, download: &Flow, record: &mut Record) {
+        if !self.waited {
+            // It ended when the head came: one look at the clock less.
+            record.ended_after(record.upstream_time.unwrap_or_default());
+        }
+        let traffic = &record.traffic;
         traffic.received.set(self.upload.moved);
         traffic.sent.set(download.moved);
         if self.upload.is_read() {
