@@ -43,13 +43,15 @@ impl Violations {
 
 /// The parts of a document in the contract's order, and where what it does not name stands;
 /// `spec` is what is left of it.
-const PARTS: [&str; 14] = [
+const PARTS: [&str; 16] = [
     "apiVersion",
     "kind",
     "spec.displayName",
     "spec.version",
     "spec.context",
     "spec.upstreamDefinitions",
+    "spec.upstream.main",
+    "spec.upstream.sandbox",
     "spec.upstream",
     "spec.vhosts",
     "spec.resilience",

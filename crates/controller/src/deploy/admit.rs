@@ -187,12 +187,14 @@ impl Admission {
         let api = policy_list(spec);
         let operations = spec.get("operations").and_then(Value::as_array);
         let lists = operations.into_iter().flatten().map(policy_list).enumerate();
+        // Only what the shape was faulted for: one field may break several rules of a schema.
+        let told: Vec<String> = violations.0.iter().map(|known| known.field.clone()).collect();
         let mut compile = |api: &[PolicySpec], operation: &[PolicySpec], index: usize| {
             let (attachment, prefix) = (Attachment::default(), operation_prefix(index));
             let compiled =
                 Chain::compile(api, operation, &attachment, &self.registry, &self.services, &prefix);
             for violation in compiled.err().into_iter().flat_map(|faults| faults.0) {
-                if !violations.0.iter().any(|known| known.field == violation.field) {
+                if !told.contains(&violation.field) {
                     violations.0.push(violation);
                 }
             }

@@ -190,6 +190,10 @@ impl RollbackRequest {
         if let Some(name) = unknown {
             return Err(refused(format!("unknown field '{name}': {ROLLBACK_BODY}")));
         }
+        // A list of one number would be read as well.
+        if !value.is_object() {
+            return Err(refused(ROLLBACK_BODY.to_owned()));
+        }
         serde_json::from_value(value).map_err(|_| refused(ROLLBACK_BODY.to_owned()))
     }
 }

@@ -156,7 +156,11 @@ fn expected_statuses(fields: &Fields<'_>, found: &mut Findings) -> Vec<(u16, u16
 }
 
 fn range(value: &Value, path: &str, found: &mut Findings) -> Option<(u16, u16)> {
-    let text = text(value, path, found)?;
+    // A single status is a number, a range is text.
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        other => text(other, path, found)?,
+    };
     let (first, last) = text.split_once('-').unwrap_or((&text, &text));
     let status = |text: &str| text.parse().ok().filter(|status| (100..=599).contains(status));
     match (status(first), status(last)) {
