@@ -10,22 +10,29 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What was read, as hyper can read it: in the request line, whose parser is narrower than ours,
-/// `<` and `>` are escaped, and a minor version that is not known yet is the last one known.
+/// What was read, as hyper can read it, whose parser of request lines is narrower than ours: `<`,
+/// `>` and `"` are escaped in the query, and a minor version that is not known yet is the last one
+/// known.
 #[must_use]
 pub fn respelt(read: &[u8]) -> Bytes {
     let start = read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let end = memchr::memchr(b'\r', read.get(start..).unwrap_or_default()).map_or(start, |at| start + at);
     let (line, rest) = read.split_at_checked(end).unwrap_or((read, b""));
+    let line = line.get(start..).unwrap_or_default();
     let later = matches!(line, [.., b'/', b'1', b'.', b'2'..=b'9']);
-    if !later && memchr::memchr2(b'<', b'>', line).is_none() {
+    let path_end = memchr::memchr(b'?', line).unwrap_or(line.len());
+    let (path, query) = line.split_at_checked(path_end).unwrap_or((line, b""));
+    if !later && memchr::memchr3(b'<', b'>', b'"', query).is_none() {
         return Bytes::copy_from_slice(read);
     }
     let mut spelt = Vec::with_capacity(read.len() + 64);
-    for byte in line {
+    spelt.extend_from_slice(read.get(..start).unwrap_or_default());
+    spelt.extend_from_slice(path);
+    for byte in query {
         match byte {
             b'<' => spelt.extend_from_slice(b"%3C"),
             b'>' => spelt.extend_from_slice(b"%3E"),
+            b'"' => spelt.extend_from_slice(b"%22"),
             other => spelt.push(*other),
         }
     }
@@ -103,6 +110,7 @@ mod tests {
             ("\r\nGET /a HTTP/1.3\r\n\r\n", "\r\nGET /a HTTP/1.1\r\n\r\n"),
             ("GET /a HTTP/1.0\r\nx: 1\r\n\r\n", "GET /a HTTP/1.0\r\nx: 1\r\n\r\n"),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+            ("GET /\"?\" HTTP/1.1\r\n\r\n", "GET /\"?%22 HTTP/1.1\r\n\r\n"),
             ("PRI * HTTP/2", "PRI * HTTP/2"),
             ("", ""),
         ] {

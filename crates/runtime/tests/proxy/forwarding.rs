@@ -74,9 +74,10 @@ async fn a_load_balancer_tells_by_the_proxy_protocol() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sticky_cookie_that_was_given_over_tls_is_never_sent_in_the_clear() {
     let (gateway, backend) = gateway(|_| {}).await;
+    let other = Backend::start().await;
+    let upstreams = json!([{ "url": backend.url() }, { "url": other.url() }]);
     let balancing = json!({ "policy": "sticky-cookie" });
-    let definition =
-        json!([{ "name": "d", "upstreams": [{ "url": backend.url() }], "loadBalancing": balancing }]);
+    let definition = json!([{ "name": "d", "upstreams": upstreams, "loadBalancing": balancing }]);
     let sticky = api("/f", "http://unused", |spec| {
         spec["upstreamDefinitions"] = definition;
         spec["upstream"] = json!({ "main": { "ref": "d" } });

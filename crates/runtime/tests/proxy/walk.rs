@@ -310,10 +310,10 @@ async fn a_query_goes_on_as_it_came() {
         .await;
     let own = crate::CODEC == Http1Codec::Own;
     for (query, plain, looked) in [
-        ("q={\"a\":`b`|c}", Some("q={\"a\":`b`|c}"), Some("q={\"a\":`b`|c}")),
+        ("q={a:`b`|c}", Some("q={a:`b`|c}"), Some("q={a:`b`|c}")),
         ("q=caf\u{e9}", Some("q=caf\u{e9}"), Some("q=caf\u{e9}")),
         // hyper, which reads bodies for policies, knows no such query: it is given the escapes.
-        ("q=<b>", own.then_some("q=<b>"), own.then_some("q=%3Cb%3E")),
+        ("q=<\"b\">", own.then_some("q=<\"b\">"), own.then_some("q=%3C%22b%22%3E")),
     ] {
         for (context, expected) in [("plain", plain), ("looked", looked)] {
             let sent = format!("GET /{context}/x?{query} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
