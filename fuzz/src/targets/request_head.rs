@@ -84,7 +84,11 @@ fn agree(part: &Read, whole: &Read, cut: usize) {
 fn same_elsewhere(data: &[u8], head: &RequestHead, lines: &[Line]) {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut other = httparse::Request::new(&mut headers);
-    let end = other.parse(data).expect("a head for us is one for others");
+    let end = match other.parse(data) {
+        // To us a minor version that nobody knows yet is HTTP/1.1 (RFC 9110, 2.5).
+        Err(httparse::Error::Version) if head.version == Version::Http11 => return,
+        parsed => parsed.expect("a head for us is one for others"),
+    };
     assert_eq!(end, httparse::Status::Complete(head.end));
     assert_eq!(other.method.map(str::as_bytes), data.get(head.start..head.method_end));
     assert_eq!(other.path.map(str::as_bytes), data.get(head.method_end + 1..head.target_end));
