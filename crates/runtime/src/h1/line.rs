@@ -174,7 +174,8 @@ impl Known {
             .map_or(Known::Other, |(_, known)| *known)
     }
 
-    /// The name as maps have it; none of [`Known::Other`], which can be any.
+    /// The name as maps have it; none of [`Known::Other`], which can be any. Made by the compiler,
+    /// not anew for each request.
     #[inline]
     #[must_use]
     pub const fn name(self) -> Option<HeaderName> {
@@ -188,8 +189,8 @@ impl Known {
             Known::Expect => header::EXPECT,
             Known::Forwarded => header::FORWARDED,
             Known::Host => header::HOST,
-            Known::KeepAlive => HeaderName::from_static("keep-alive"),
-            Known::ProxyConnection => HeaderName::from_static("proxy-connection"),
+            Known::KeepAlive => const { HeaderName::from_static("keep-alive") },
+            Known::ProxyConnection => const { HeaderName::from_static("proxy-connection") },
             Known::Server => header::SERVER,
             Known::Te => header::TE,
             Known::Trailer => header::TRAILER,
@@ -197,16 +198,16 @@ impl Known {
             Known::Upgrade => header::UPGRADE,
             Known::UserAgent => header::USER_AGENT,
             Known::Via => header::VIA,
-            Known::ExpectedTimeout => HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-            Known::OriginalPath => HeaderName::from_static("x-envoy-original-path"),
-            Known::ServiceTime => HeaderName::from_static("x-envoy-upstream-service-time"),
-            Known::ForwardedFor => HeaderName::from_static("x-forwarded-for"),
-            Known::ForwardedHost => HeaderName::from_static("x-forwarded-host"),
-            Known::ForwardedPort => HeaderName::from_static("x-forwarded-port"),
-            Known::RealIp => HeaderName::from_static("x-real-ip"),
-            Known::ForwardedProto => HeaderName::from_static("x-forwarded-proto"),
-            Known::RequestId => HeaderName::from_static("x-request-id"),
-            Known::TargetUpstream => HeaderName::from_static("x-target-upstream"),
+            Known::ExpectedTimeout => const { HeaderName::from_static("x-envoy-expected-rq-timeout-ms") },
+            Known::OriginalPath => const { HeaderName::from_static("x-envoy-original-path") },
+            Known::ServiceTime => const { HeaderName::from_static("x-envoy-upstream-service-time") },
+            Known::ForwardedFor => const { HeaderName::from_static("x-forwarded-for") },
+            Known::ForwardedHost => const { HeaderName::from_static("x-forwarded-host") },
+            Known::ForwardedPort => const { HeaderName::from_static("x-forwarded-port") },
+            Known::RealIp => const { HeaderName::from_static("x-real-ip") },
+            Known::ForwardedProto => const { HeaderName::from_static("x-forwarded-proto") },
+            Known::RequestId => const { HeaderName::from_static("x-request-id") },
+            Known::TargetUpstream => const { HeaderName::from_static("x-target-upstream") },
         })
     }
 }
