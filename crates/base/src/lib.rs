@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Process plumbing: configuration, telemetry, readiness, owned tasks, backoff.
+//! Process plumbing: configuration, telemetry, readiness, owned tasks, backoff, listening sockets,
+//! networks, locks of directories, work on all cores.
 //! It serves every role and knows nothing of gateways. The composition root sets these
 //! up; the roles are handed what they need.
 #![warn(missing_docs)]

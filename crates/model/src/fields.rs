@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::Violations;
 use crate::document::ParseError;
+use crate::violation::IGNORED;
 
 /// The most type mismatches told at once; after these the author has enough to do.
 const MAX_MISMATCHES: usize = 20;
@@ -170,7 +171,7 @@ impl<'v> Fields<'v> {
     pub(crate) fn only(&self, known: &[&str], findings: &mut Findings) {
         for key in self.map.into_iter().flat_map(Map::keys) {
             if !known.contains(&key.as_str()) {
-                findings.warn(self.path(key), "unknown field, ignored");
+                findings.warn(self.path(key), format!("unknown field{IGNORED}"));
             }
         }
     }

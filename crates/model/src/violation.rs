@@ -6,6 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// What a warning about something without effect ends with; whoever refuses it leaves that off.
+pub const IGNORED: &str = ", ignored";
+
 /// One fault at one field of a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {

@@ -89,6 +89,18 @@ impl Attachment {
         }
     }
 
+    /// What of this is true of the whole API.
+    #[must_use]
+    pub fn of_its_api(&self) -> Attachment {
+        Attachment {
+            operation_path: Arc::default(),
+            operation_method: "",
+            route_name: Arc::default(),
+            level: Level::Api,
+            ..self.clone()
+        }
+    }
+
     /// The attachment of a route of one of the API's operations; what it says of the API is shared.
     #[must_use]
     pub fn at(&self, operation: &Operation, route_name: Arc<str>) -> Attachment {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names to addresses: one resolver per worker, with the answers' own lifetimes, the
-//! hosts file honoured, IPv4 before IPv6 (contract 4.6); while nobody answers, the last good
-//! answer for a bounded time. Address literals and `localhost`
-//! never reach the network. Called by `upstream::connect`, only for a new connection.
+//! Names to addresses, with the answers' own lifetimes, the hosts file honoured, IPv4 before IPv6
+//! (contract 4.6); while nobody answers, the last good answer for a bounded time. Address literals
+//! and `localhost` never reach the network. Each worker has a resolver, which `upstream::connect`
+//! asks for a new connection; health checks and `upstream::names` share one beside the workers.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

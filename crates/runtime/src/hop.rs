@@ -22,14 +22,13 @@ const BY_HOP: Present = Present::of(&[
 ]);
 
 /// Beside the names that the gateway knows: fields that mean something in a head only.
-const NEVER_TRAILING: [&[u8]; 18] = [
+const NEVER_TRAILING: [&[u8]; 16] = [
     b"age",
     b"authorization",
     b"cache-control",
     b"content-encoding",
     b"content-range",
     b"expires",
-    b"forwarded",
     b"location",
     b"max-forwards",
     b"pragma",
@@ -40,7 +39,6 @@ const NEVER_TRAILING: [&[u8]; 18] = [
     b"warning",
     b"www-authenticate",
     b"x-error-id",
-    b"x-real-ip",
 ];
 const NEVER_TRAILING_FAMILIES: [&[u8]; 4] = [b"if-", b"proxy-", b"x-envoy-", b"x-forwarded-"];
 

@@ -71,7 +71,7 @@ pub fn sealable<'d>(
     Ok(())
 }
 
-/// Parses a body that holds one document, off the async threads like [`App::admit`].
+/// Parses a body that holds one document, off the async threads like [`super::App::admit`].
 ///
 /// # Errors
 /// When it does not.

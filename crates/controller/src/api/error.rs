@@ -38,11 +38,11 @@ pub enum ApiError {
         /// Which.
         holder: ResourceName,
     },
-    /// `If-Match` did not hold.
+    /// A precondition did not hold.
     PreconditionFailed {
         /// What happened.
         message: String,
-        /// What the artifact's revision is.
+        /// The revision of what was asked about, if it has one.
         found: Option<Revision>,
     },
     /// The body is over the limit.

@@ -84,8 +84,7 @@ pub fn guard_refusal(name: &ResourceName, found: Option<Revision>, guard: Guard)
 }
 
 /// The answer about an artifact that was to be created and exists.
-#[must_use]
-pub fn already_exists(name: &ResourceName) -> ApiError {
+fn already_exists(name: &ResourceName) -> ApiError {
     let handle = &name.handle;
     ApiError::Conflict(match name.kind {
         Kind::RestApi => {

@@ -114,12 +114,13 @@ impl App {
         strict: bool,
     ) -> Result<Vec<Result<Admitted, Refusal>>, ApiError> {
         let mut admitted = self.admit_once(documents.clone(), strict).await?;
+        let mut dangling = self.dangling(&admitted);
         let missing = admitted.iter().any(|one| matches!(one, Err(Refusal::MissingSecret(_))));
-        if missing || self.dangling(&admitted).iter().any(|one| !one.is_empty()) {
+        if missing || dangling.iter().any(|one| !one.is_empty()) {
             self.deployer.catch_up().await?;
             admitted = self.admit_once(documents, strict).await?;
+            dangling = self.dangling(&admitted);
         }
-        let dangling = self.dangling(&admitted);
         for (one, dangling) in admitted.iter_mut().zip(dangling).filter(|(_, found)| !found.is_empty()) {
             match one {
                 Ok(_) if strict => *one = Err(Refusal::Invalid(Violations(dangling))),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the store is: one URL, or put together from the keys of contract 7.2. Knows no
-//! store; the URL may hold a password and stays a secret.
+//! Where the store is: one URL, or put together from the keys of contract 7.2. What a
+//! sound URL is, the store says; it may hold a password and stays a secret.
 
 use std::path::Path;
 
@@ -30,10 +30,7 @@ pub(super) fn database_url(reader: &mut Reader<'_>, data_dir: &Path) -> Secret {
         &[("sqlite", Kind::Sqlite), ("postgres", Kind::Postgres)],
     );
     if let Some(url) = configured {
-        let schemes = ["postgres://", "postgresql://", "sqlite://"];
-        if !schemes.iter().any(|scheme| url.expose().starts_with(scheme)) {
-            reader.problem(URL, "must begin with postgres:// or sqlite://");
-        } else if let Err(error) = ferrogate_store::check(url.expose()) {
+        if let Err(error) = ferrogate_store::check(url.expose()) {
             reader.problem(URL, error.to_string());
         }
         return url;

@@ -11,6 +11,7 @@ use ferrogate_model::document::Defaults;
 use ferrogate_model::kinds::rest_api::{DeploymentState, PolicySpec, RestApi};
 use ferrogate_model::kinds::{ARTIFACT_ID, Artifact, Secret};
 use ferrogate_model::template::{self, Lookup, Rendered};
+use ferrogate_model::violation::IGNORED;
 use ferrogate_model::{Kind, Refusal as ModelRefusal, ResourceName, Violation, Violations, route};
 use ferrogate_policy::{Attachment, Chain, Registry, Services, operation_prefix};
 use ferrogate_store::Expect;
@@ -189,20 +190,14 @@ impl Admission {
         let lists = operations.into_iter().flatten().map(policy_list).enumerate();
         // Only what the shape was faulted for: one field may break several rules of a schema.
         let told: Vec<String> = violations.0.iter().map(|known| known.field.clone()).collect();
-        let mut compile = |api: &[PolicySpec], operation: &[PolicySpec], index: usize| {
-            let (attachment, prefix) = (Attachment::default(), operation_prefix(index));
-            let compiled =
-                Chain::compile(api, operation, &attachment, &self.registry, &self.services, &prefix);
-            for violation in compiled.err().into_iter().flat_map(|faults| faults.0) {
-                if !told.contains(&violation.field) {
-                    violations.0.push(violation);
-                }
-            }
-        };
-        compile(&api, &[], 0);
-        for (index, list) in lists {
-            compile(&[], &list, index);
-        }
+        let (registry, services) = (&self.registry, &self.services);
+        let (attachment, empty) = (Attachment::default(), Chain::default());
+        let outer = Chain::of_api(&api, &attachment, registry, services).err();
+        let own = lists.filter_map(|(index, list)| {
+            empty.followed_by(&list, &attachment, registry, services, &operation_prefix(index)).err()
+        });
+        let faults = outer.into_iter().chain(own).flat_map(|faults| faults.0);
+        violations.0.extend(faults.filter(|fault| !told.contains(&fault.field)));
         violations.arrange();
         violations
     }
@@ -254,7 +249,7 @@ pub(super) fn concealed(
 fn refuse_warnings(warnings: &Violations) -> Result<(), Refusal> {
     let mut violations = Violations::default();
     for Violation { field, message } in &warnings.0 {
-        violations.push(field.clone(), message.strip_suffix(", ignored").unwrap_or(message));
+        violations.push(field.clone(), message.strip_suffix(IGNORED).unwrap_or(message));
     }
     violations.into_result(()).map_err(Refusal::Invalid)
 }

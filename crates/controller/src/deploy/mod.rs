@@ -131,6 +131,18 @@ impl Deployer {
         Deployer { store, replica, clock }
     }
 
+    /// Where it commits.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// What stands, as this replica sees it.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// Commits and waits, bounded, until this replica serves it.
     ///
     /// # Errors

@@ -17,8 +17,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{FilesError, Folder, Target, off_thread, told};
-use crate::deploy::{Admission, Admitted, DeployError, Deployment, Planned, Secrets};
+use super::{FilesError, Folder, off_thread, told};
+use crate::deploy::{Admission, Admitted, DeployError, Deployer, Deployment, Planned, Secrets};
 
 /// Who writes them: what has another author is not ours to replace.
 pub const AUTHOR: &str = "custom-certs-path";
@@ -95,14 +95,18 @@ fn document(file: &Path, text: &str) -> serde_json::Value {
 
 /// Deploys what the files hold. What cannot be deployed now, for want of a database above all,
 /// is tried again and keeps nothing else waiting.
-pub(super) async fn import(target: Target, mut pending: Vec<(String, Admitted)>, token: CancellationToken) {
+pub(super) async fn import(
+    deployer: Deployer,
+    mut pending: Vec<(String, Admitted)>,
+    token: CancellationToken,
+) {
     let mut backoff = Backoff::for_outages();
     let mut told = false;
     loop {
         let mut failed = None;
         let mut left = Vec::new();
         for (origin, one) in pending {
-            match bring(&target, &one).await {
+            match bring(&deployer, &one).await {
                 Ok(imported) => imported.tell(&origin, &one),
                 Err(error) => {
                     failed = Some(error);
@@ -139,16 +143,16 @@ impl Imported {
 }
 
 /// Looks at what stands and writes what differs from it, unless it is somebody else's.
-async fn bring(target: &Target, admitted: &Admitted) -> Result<Imported, DeployError> {
-    target.deployer.catch_up().await?;
-    let Some(snapshot) = target.replica.current() else {
+async fn bring(deployer: &Deployer, admitted: &Admitted) -> Result<Imported, DeployError> {
+    deployer.catch_up().await?;
+    let Some(snapshot) = deployer.replica().current() else {
         return Err(StoreError::Unavailable("nothing has been read yet".to_owned()).into());
     };
     let guard = match snapshot.get(&admitted.name).map(|entry| &entry.stored) {
         None => Guard::Absent,
         Some(stored) if stored.payload == admitted.payload => return Ok(Imported::Before),
         Some(stored) => {
-            let last = target.store.revisions(&admitted.name, None, 1).await?;
+            let last = deployer.store().revisions(&admitted.name, None, 1).await?;
             match last.into_iter().next() {
                 Some(change) if change.author == AUTHOR => Guard::AtRevision(stored.revision),
                 other => {
@@ -159,8 +163,7 @@ async fn bring(target: &Target, admitted: &Admitted) -> Result<Imported, DeployE
         }
     };
     let content = Some(admitted.clone());
-    target
-        .deployer
+    deployer
         .deploy(Deployment {
             id: Uuid::new_v4(),
             author: AUTHOR.to_owned(),

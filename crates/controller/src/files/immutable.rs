@@ -13,8 +13,10 @@ use ferrogate_store::{Guard, StoreError, StoredArtifact};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{FilesError, Folder, Target, off_thread, told};
-use crate::deploy::{Admission, Admitted, DeployError, Deployment, Planned, Secrets, dangling, kind_of};
+use super::{FilesError, Folder, off_thread, told};
+use crate::deploy::{
+    Admission, Admitted, DeployError, Deployer, Deployment, Planned, Secrets, dangling, kind_of,
+};
 
 /// Who writes them.
 const AUTHOR: &str = "immutable-gateway";
@@ -36,14 +38,14 @@ pub async fn load(
     directory: &Path,
     elsewhere: Vec<(String, Admitted)>,
     admission: &Arc<Admission>,
-    target: &Target,
+    deployer: &Deployer,
 ) -> Result<(), FilesError> {
     let (directory, admission) = (directory.to_owned(), Arc::clone(admission));
     let admitted = off_thread(SETTING, move || admit(&directory, elsewhere, &admission)).await?;
     let not_stored = |source| FilesError::Store { setting: SETTING, source };
     let origins: HashMap<ResourceName, String> =
         admitted.iter().map(|(origin, one)| (one.name.clone(), origin.clone())).collect();
-    let stored = target.store.load().await.map_err(not_stored)?.artifacts;
+    let stored = deployer.store().load().await.map_err(not_stored)?.artifacts;
     let present: HashMap<ResourceName, StoredArtifact> =
         stored.into_iter().map(|one| (one.name.clone(), one)).collect();
     let mut writes = Vec::new();
@@ -60,7 +62,7 @@ pub async fn load(
     }
     let author = AUTHOR.to_owned();
     let deployment = Deployment { id: Uuid::new_v4(), author, writes, expects: Vec::new() };
-    let deployed = target.deployer.deploy(deployment).await.map_err(|error| match error {
+    let deployed = deployer.deploy(deployment).await.map_err(|error| match error {
         DeployError::Claimed { name, claim, holder } => {
             let place = |name: &ResourceName| origins.get(name).cloned().unwrap_or_else(|| name.to_string());
             let faults = format!("  {}: {claim} is that of {} too", place(&name), place(&holder));

@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ferrogate_base::tasks::Tasks;
-use ferrogate_store::{Store, StoreError};
+use ferrogate_store::StoreError;
 
 use crate::config::Config;
 use crate::deploy::{Admission, Deployer, Refusal};
-use crate::replicate::Replica;
 
 /// The most files below a folder; with more the start is refused.
 const MAX_FILES: usize = 10_000;
@@ -65,16 +64,6 @@ pub enum FilesError {
     },
 }
 
-/// Where artifacts go.
-pub struct Target {
-    /// Where their past is asked for.
-    pub store: Arc<dyn Store>,
-    /// What stands.
-    pub replica: Arc<Replica>,
-    /// What writes.
-    pub deployer: Deployer,
-}
-
 /// A folder of files, and which of them are meant.
 struct Folder<'d> {
     /// The setting that names it.
@@ -94,24 +83,16 @@ struct Folder<'d> {
 pub async fn put_into_effect(
     config: &Config,
     admission: &Arc<Admission>,
-    target: Target,
+    deployer: &Deployer,
     back: &Tasks,
 ) -> Result<(), FilesError> {
     let trusted = certificates::read(&config.custom_certs, admission).await?;
     match &config.immutable {
-        Some(directory) => immutable::load(directory, trusted, admission, &target).await,
+        Some(directory) => immutable::load(directory, trusted, admission, deployer).await,
         None => {
-            back.spawn("certificate import", certificates::import(target, trusted, back.token()));
+            back.spawn("certificate import", certificates::import(deployer.clone(), trusted, back.token()));
             Ok(())
         }
-    }
-}
-
-impl Target {
-    /// This store, as this replica sees it.
-    #[must_use]
-    pub fn new(store: &Arc<dyn Store>, replica: &Arc<Replica>, deployer: &Deployer) -> Target {
-        Target { store: Arc::clone(store), replica: Arc::clone(replica), deployer: deployer.clone() }
     }
 }
 

@@ -33,7 +33,7 @@ use crate::auth::admin_password::Admin as Administrator;
 use crate::auth::sources::{self, Authenticators};
 use crate::config::{Config, Environment};
 use crate::deploy::{Admission, Deployer};
-use crate::files::{self, Target};
+use crate::files;
 use crate::metrics::Metrics;
 use crate::replicate::Replica;
 use crate::retention;
@@ -124,8 +124,7 @@ impl Controller {
         }
         let deployer = Deployer::new(Arc::clone(&store), Arc::clone(&replica), Arc::new(SystemClock));
         let admission = Arc::new(admission(&config, parts.registry, parts.services));
-        let target = Target::new(&store, &replica, &deployer);
-        files::put_into_effect(&config, &admission, target, &back).await?;
+        files::put_into_effect(&config, &admission, &deployer, &back).await?;
         let app = Arc::new(App {
             admission,
             deployer,

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use ferrogate_base::duration::parse_go;
+use ferrogate_controller::status::live::Scope;
+use ferrogate_model::duration::parse_go;
 
 /// How a verb reaches the gateway and shows its answer.
 #[derive(Args, Clone, Debug)]
@@ -197,13 +198,14 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn scope(text: &str) -> Result<String, String> {
-    match text.strip_prefix("zone:") {
-        Some(zone) if !zone.is_empty() => Ok(text.to_owned()),
-        None if text == "all" => Ok(text.to_owned()),
+    match Scope::parse(text) {
+        Some(_) if !text.is_empty() => Ok(text.to_owned()),
         Some(_) | None => Err("write all, or zone:NAME".to_owned()),
     }
 }
 
 fn timeout(text: &str) -> Result<String, String> {
-    parse_go(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    parse_go(text)
+        .map(|_| text.to_owned())
+        .ok_or_else(|| "write a duration such as 500ms, 5s or 1m30s".to_owned())
 }

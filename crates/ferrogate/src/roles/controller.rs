@@ -93,7 +93,6 @@ pub fn store_flags(sources: &mut Sources, flags: &StoreFlags) {
 
 /// Starts the controller of this configuration.
 pub async fn start(config: Config, registry: Arc<Registry>) -> anyhow::Result<RunningController> {
-    super::make_dir(&config.data_dir)?;
     let parts = Parts { registry, services: Services::in_memory(), store: None };
     match Controller::start(config, parts).await {
         Err(StartError::Bind(error)) => Err(listeners::taken(&error, false)),

@@ -68,48 +68,45 @@ fn line(result: &Value, dry_run: bool) -> String {
 
 /// The controller counts documents; the user knows files.
 fn with_files(message: &str, documents: &[Document]) -> String {
-    let mut lines = Vec::new();
-    for line in message.lines() {
-        match counted(line).and_then(|(number, rest)| Some((documents.get(number.checked_sub(1)?)?, rest))) {
-            Some((document, rest)) => lines.push(format!("  {}{rest}", document.origin)),
-            None => lines.push(line.to_owned()),
-        }
+    let told = |line: &str| with_file(line, documents);
+    match (told(message), documents) {
+        // Of one document it need not say which.
+        (None, [only]) if message.lines().count() == 1 => format!("{}: {message}", only.origin),
+        _ => message
+            .lines()
+            .map(|line| told(line).unwrap_or_else(|| line.to_owned()))
+            .collect::<Vec<_>>()
+            .join("\n"),
     }
-    let [line] = lines.as_slice() else { return lines.join("\n") };
-    let origins: Vec<&str> = documents
-        .iter()
-        .filter(|document| documents.len() == 1 || is_named(line, &document.value))
-        .map(|document| document.origin.as_str())
-        .collect();
-    if origins.is_empty() { line.clone() } else { format!("{}: {line}", origins.join(", ")) }
 }
 
-/// `document N` at the beginning of a line, and what follows it.
-fn counted(line: &str) -> Option<(usize, &str)> {
-    let rest = line.trim_start().strip_prefix("document ")?;
+/// A line that begins with a document's number, with the file in its place, and where it speaks
+/// of another document with that one's as well.
+fn with_file(line: &str, documents: &[Document]) -> Option<String> {
+    const OTHER: &str = " is that of ";
+    let named = |text: &str| {
+        let (number, rest) = counted(text)?;
+        Some(format!("{}{rest}", documents.get(number.checked_sub(1)?)?.origin))
+    };
+    let text = line.trim_start();
+    let indent = line.strip_suffix(text)?;
+    let told = named(text)?;
+    let both = told.split_once(OTHER).and_then(|(one, other)| Some(format!("{one}{OTHER}{}", named(other)?)));
+    Some(format!("{indent}{}", both.unwrap_or(told)))
+}
+
+/// The number of `document N` at the beginning of a text, and what follows it.
+fn counted(text: &str) -> Option<(usize, &str)> {
+    let rest = text.strip_prefix("document ")?;
     let end = rest.find(|symbol: char| !symbol.is_ascii_digit()).unwrap_or(rest.len());
     let (digits, rest) = rest.split_at(end);
     Some((digits.parse().ok()?, rest))
 }
 
-/// Whether a refusal of all documents speaks of this one: by its display name and version, or
-/// by a route below its context.
-fn is_named(line: &str, document: &Value) -> bool {
-    let text = |pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let (title, version) = (text("/spec/displayName"), text("/spec/version"));
-    let context = text("/spec/context").replace("$version", version);
-    let below = context.trim_end_matches('/');
-    // A route is told as method, host and path.
-    let route = line.strip_prefix("route conflict: route ").and_then(|route| route.split(' ').nth(2));
-    let rest = route.filter(|_| !below.is_empty()).and_then(|path| path.strip_prefix(below));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        || line.contains(&format!("name '{title}' and version '{version}'"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Document, with_files};
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     #[test]
     fn faults_name_the_file() {
@@ -126,19 +123,18 @@ mod tests {
     }
 
     #[test]
-    fn a_conflict_names_the_documents_it_is_about() {
-        let document = |name: &str, version: &str| Document {
-            origin: format!("{name}.yaml"),
-            value: json!({"spec": {"displayName": name, "version": version, "context": format!("/{name}/$version")}}),
-        };
-        let documents = [document("books", "v1"), document("books2", "v1"), document("notes", "v2")];
-        for (said, origins) in [
-            ("route conflict: route GET * /books/v1/x is already served by RestApi 'o'", "books.yaml: "),
-            ("route conflict: route GET * /books2/v1 is already served by RestApi 'o'", "books2.yaml: "),
-            ("configuration with name 'notes' and version 'v2' already exists", "notes.yaml: "),
-            ("rest-apis/x was changed at the same time; nothing was written", ""),
-        ] {
-            assert_eq!(with_files(said, &documents), format!("{origins}{said}"));
-        }
+    fn a_conflict_names_the_files_it_is_about() {
+        let document = |origin: &str| Document { origin: origin.to_owned(), value: Value::Null };
+        let (one, two) = ([document("a.yaml")], [document("a.yaml"), document("b.yaml")]);
+        let taken = "document 1 (x): route conflict: route GET * /x is already served by RestApi 'o'";
+        let told = "a.yaml (x): route conflict: route GET * /x is already served by RestApi 'o'";
+        assert_eq!(with_files(taken, &one), told);
+        assert_eq!(with_files(taken, &two), told);
+        assert_eq!(
+            with_files("document 2 (y): route conflict: GET * /x is that of document 1 (x) too", &two),
+            "b.yaml (y): route conflict: GET * /x is that of a.yaml (x) too"
+        );
+        let moved = "rest-apis/x was changed at the same time; nothing was written";
+        assert_eq!(with_files(moved, &two), moved);
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 pub use claims::{MAX_CLAIM_BYTES, claims, name_claim};
 pub use expand::{expand, full_path};
+pub(crate) use normal::escape_at;
 pub use normal::{EscapedSlashes, Normalised, never_requested, normalise, normalise_with};
 pub use order::precedence;
 pub use pattern::same_escapes;

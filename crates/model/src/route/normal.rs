@@ -154,8 +154,8 @@ fn decode_unreserved(path: &str) -> String {
     decoded
 }
 
-/// The byte that a text's first three characters escape.
-fn escape_at(text: &str) -> Option<u8> {
+/// The byte that a text's first three characters escape (RFC 3986, 2.1).
+pub(crate) fn escape_at(text: &str) -> Option<u8> {
     let digits = text.strip_prefix('%')?.get(..2)?;
     if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         u8::from_str_radix(digits, 16).ok()

@@ -39,7 +39,7 @@ impl Chain {
         registry: &Registry,
         services: &Services,
     ) -> Result<Chain, Violations> {
-        let attachment = Attachment { level: Level::Api, ..attachment.clone() };
+        let attachment = attachment.of_its_api();
         let compiler = Compiler { attachment: &attachment, registry, services };
         compiler.steps(policies, API_PREFIX).map(Chain::of)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One HTTP/1 client connection on the hot path: head after head, each request to its end
 //! before the next is looked at, all in the connection's own task. What this path does not
-//! serve it hands over untouched, with the bytes it has read, to hyper, which then has the
-//! connection to its end. `conn` calls [`serve`].
+//! serve it hands over to hyper with the bytes it has read, the request line spelt as hyper reads
+//! it; hyper then has the connection to its end. `conn` calls [`serve`].
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Heads from bytes, strictly (RFC 9112, 2 to 5). It knows no socket and no clock, keeps no
 //! state and never panics, so that it can be fuzzed as it stands. What it does not
-//! understand exactly it refuses: bare CR or LF, folded lines, white space before a colon,
-//! controls, names or targets of other characters. `connection` calls it for requests,
-//! `upstream` for responses, `chunked` for trailers.
+//! understand exactly it refuses: bare CR or LF, folded lines, white space before a colon (but a
+//! response's, which is taken off), controls, names or targets of other characters. `intake` calls
+//! it for requests, `wires` for responses, `chunked` for trailers.
 
 use memchr::memchr;
 
@@ -255,7 +255,7 @@ fn lines_from(
 
 fn field(line: &[u8], start: usize, end: usize, colon: Colon) -> Result<Line, Refusal> {
     let space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    // Also what refuses folded lines and white space before the colon: neither is a token.
+    // Also what refuses folded lines and a request's white space before the colon: neither is a token.
     let name_bytes = line.iter().position(|byte| !is(*byte, TOKEN)).unwrap_or(line.len());
     let (name, rest) = line.split_at_checked(name_bytes).unwrap_or((line, b""));
     let spaces = match colon {

@@ -23,8 +23,6 @@ use crate::worker::Worker;
 pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 /// The route's timeout, for the upstream; never taken from the client.
 pub const X_ENVOY_EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-/// What stands for the chosen upstream where policies live in another process; not for upstreams.
-pub const X_TARGET_UPSTREAM: HeaderName = HeaderName::from_static("x-target-upstream");
 
 /// The parts of the request target that routing needs.
 pub struct Target {

@@ -11,10 +11,12 @@ use ferrogate_policy::{Headers, RequestHead};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
-use super::inbound::{X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_PATH, X_TARGET_UPSTREAM};
+use super::inbound::{X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_PATH};
 use crate::error::{Failure, Reason};
+use crate::h1::line::{Known, Present};
 use crate::head::RequestParts;
 use crate::router::{CompiledRoute, Endpoint, Target};
+use crate::settle::Arriving as _;
 use crate::upstream::body::OutgoingBody;
 
 /// The target a policy chose, or the route's own.
@@ -82,7 +84,7 @@ pub fn request(
         }
     }
     // Never sent, whoever set it (contract 4.5).
-    headers.remove(X_TARGET_UPSTREAM);
+    headers.take_out(Present::of(&[Known::TargetUpstream]));
     // Framing is ours: a policy that sets it must not make two requests of one.
     headers.remove(TRANSFER_ENCODING);
     settle_length(&mut headers, &body);

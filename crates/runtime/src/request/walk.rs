@@ -22,12 +22,13 @@ use crate::coding::{Coding, Opened};
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
 use crate::forwarded;
-use crate::h1::line::Present;
+use crate::h1::line::{Known, Present};
 use crate::head::{RequestParts, ResponseParts};
 use crate::hop;
 use crate::response::body::{Source, UpstreamBody};
 use crate::response::{self, Draft};
 use crate::router::{CompiledRoute, Target};
+use crate::settle::Arriving as _;
 use crate::upgrade::Switch;
 use crate::upstream::body::OutgoingBody;
 use crate::upstream::pick::{Guard, PickInput, Picked};
@@ -57,9 +58,6 @@ pub struct Walk<'a> {
     /// Path and query as the client sent them.
     pub original_path: &'a HeaderValue,
 }
-
-/// How the client came, to us or to the proxy in front.
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// A request ready to be sent, and where to.
 pub struct Outgoing<'a> {
@@ -252,8 +250,8 @@ impl<'a> Walk<'a> {
             }
             switch.ask(outgoing.request.headers_mut());
         }
-        let scheme = outgoing.request.headers().get(X_FORWARDED_PROTO);
-        let secure = scheme.is_some_and(|scheme| scheme == "https");
+        // How the client came, to us or to the proxy in front.
+        let secure = outgoing.request.headers().value(Known::ForwardedProto) == Some(b"https");
         let asked = Instant::now();
         let (reply, guard) = attempts::send(self, outgoing, record).await?;
         let took = asked.elapsed();

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::support::backend::{Backend, serve};
-use crate::support::{Gateway, api, eventually};
+use crate::support::{Gateway, PATIENCE, api, eventually};
 
 /// Loopback addresses that every name stands for here.
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
@@ -90,24 +91,30 @@ async fn every_address_of_a_name_is_an_endpoint() {
     });
     gateway.deploy(&[named(port, &fields)]).await;
     let each = ADDRESSES.map(|address| json!(format!("http://books.example:{port} at {address}")));
-    loop {
-        let status = gateway.door(gateway.running().addresses().admin, "/status").await.json();
-        let checks = status["healthChecks"].as_array().cloned().unwrap_or_default();
-        if each.iter().all(|endpoint| checks.iter().any(|check| check["endpoint"] == *endpoint)) {
-            break;
+    let listed = async {
+        loop {
+            let status = gateway.door(gateway.running().addresses().admin, "/status").await.json();
+            let checks = status["healthChecks"].as_array().cloned().unwrap_or_default();
+            if each.iter().all(|endpoint| checks.iter().any(|check| check["endpoint"] == *endpoint)) {
+                break;
+            }
         }
-    }
+    };
+    timeout(PATIENCE, listed).await.expect("both addresses are checked");
     // Until its first answer the name is the endpoint.
     let told = ADDRESSES.map(|address| SocketAddr::new(IpAddr::V4(address), port).to_string());
-    let mut asked = 0;
-    loop {
-        gateway.get("/n/x").await;
-        asked += 1;
-        let lines = gateway.log_lines(asked).await;
-        if lines.iter().any(|line| told.iter().any(|host| line["upHost"] == *host)) {
-            break;
+    let served = async {
+        let mut asked = 0;
+        loop {
+            gateway.get("/n/x").await;
+            asked += 1;
+            let lines = gateway.log_lines(asked).await;
+            if lines.iter().any(|line| told.iter().any(|host| line["upHost"] == *host)) {
+                return asked;
+            }
         }
-    }
+    };
+    let asked = timeout(PATIENCE, served).await.expect("an address of the name serves");
     let before: Vec<usize> = backends.iter().map(requests).collect();
     for _ in 0..10 {
         let reply = gateway.get("/n/x").await;

@@ -27,7 +27,7 @@ use world::{DEADLINE, World};
 pub const OPERATIONS: usize = 8;
 /// How long nothing is done, to see what that costs.
 const IDLE: Duration = Duration::from_secs(5);
-/// The allocator gives pages back with a delay; memory is looked at until this is over.
+/// The allocator gives pages back with a delay; memory is looked at after this.
 const SETTLE: Duration = Duration::from_secs(5);
 const REQUESTS: u64 = 20_000;
 /// The few APIs that lookups among many are compared to.

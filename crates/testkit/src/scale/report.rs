@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The figures as Markdown tables and as a picture of small plots over the number of APIs.
-//! A figure that was not taken is left out, never filled in. [`write`] replaces the marked
+//! A figure that was not taken is left out; bytes per route are zero where a process is too small to tell. [`write`] replaces the marked
 //! part of a document and puts the picture beside it.
 
 use std::fmt::Write as _;

@@ -5,6 +5,7 @@
 use std::net::Ipv6Addr;
 
 use super::{Scheme, TargetUrl};
+use crate::route::escape_at;
 
 /// A URL in parts; userinfo is dropped, query and fragment are only noted.
 pub(super) struct SplitUrl {
@@ -45,7 +46,7 @@ pub(super) fn split(text: &str) -> Result<SplitUrl, UrlFault> {
     if !path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%".contains(c)) {
         return Err(UrlFault::Format("the path has a character that must be percent-encoded"));
     }
-    if !path.split('%').skip(1).all(begins_with_two_digits) {
+    if !path.match_indices('%').all(|(at, _)| path.get(at..).and_then(escape_at).is_some()) {
         return Err(UrlFault::Format("two hexadecimal digits must follow each percent sign of the path"));
     }
     Ok(SplitUrl {
@@ -90,11 +91,6 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), UrlFault> {
         }
     };
     Ok((host.to_ascii_lowercase(), port))
-}
-
-/// Whether this is the rest of an escape (RFC 3986, 2.1).
-fn begins_with_two_digits(text: &str) -> bool {
-    text.get(..2).is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// A port number other than 0, written in digits only.
