@@ -172,11 +172,22 @@ impl PostgresServer {
         }
     }
 
-    /// Kills the postmaster with SIGKILL; its children notice and end by themselves.
+    /// Kills every process of the server, as the loss of its machine does, and waits until
+    /// they are gone. A backend that outlived its postmaster would still answer a commit.
     pub fn kill(&self) -> io::Result<()> {
         let pid_file = std::fs::read_to_string(self.data().join("postmaster.pid"))?;
         let pid = pid_file.lines().next().ok_or_else(|| io::Error::other("postmaster.pid is empty"))?;
-        run(Command::new("kill").args(["-9", pid])).map(drop)
+        // Stopped first, it starts no other while its children are counted.
+        run(Command::new("kill").args(["-STOP", pid]))?;
+        let mut all = children_of(pid)?;
+        all.push(pid.to_owned());
+        // A child may have ended by itself by now, which `kill` would call a failure.
+        run(Command::new("kill").args(["-KILL", pid]))?;
+        Command::new("kill").arg("-KILL").args(&all).stderr(Stdio::null()).status()?;
+        while all.iter().any(|pid| state_of(pid).is_some_and(|(state, _)| state != "Z")) {
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// Makes a standby the primary of a new timeline.
@@ -243,6 +254,26 @@ impl Drop for PostgresServer {
         drop(self.watchdog.stdin.take());
         self.watchdog.wait().ok();
     }
+}
+
+/// The processes that this one started.
+fn children_of(parent: &str) -> io::Result<Vec<String>> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if state_of(&name).is_some_and(|(_, of)| of == parent) {
+            children.push(name);
+        }
+    }
+    Ok(children)
+}
+
+/// What a process does at the moment, as `proc(5)` abbreviates it, and who started it.
+fn state_of(pid: &str) -> Option<(String, String)> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).ok()?;
+    // The program's name before them, in parentheses, may contain spaces.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned);
+    Some((fields.next()?, fields.next()?))
 }
 
 fn find_binaries() -> io::Result<PathBuf> {

@@ -93,7 +93,7 @@ impl Database {
         blocking(move || primary.stop(mode)).await
     }
 
-    /// Kills the postmaster.
+    /// Kills every process of the primary.
     ///
     /// # Errors
     /// When there is none.

@@ -68,7 +68,7 @@ pub enum Kind {
     Link(Place, Breakage),
     /// `pg_ctl stop -m immediate`, and started again later.
     DatabaseStop,
-    /// The postmaster is killed, and started again later.
+    /// Every process of the server is killed, and started again later.
     DatabaseKill,
     /// `pg_ctl restart`.
     DatabaseRestart,
