@@ -29,6 +29,7 @@ pub fn services(registry: &Registry, fetch: Arc<dyn Fetch>) -> Services {
     Services {
         counters: Arc::new(crate::basic_ratelimit::counters(registry)),
         shared: authority.into_iter().fold(Shared::default(), Shared::with),
+        instances: Arc::default(),
     }
 }
 

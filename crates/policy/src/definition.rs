@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ferrogate_model::kinds::rest_api::{Operation, RestApi};
 use serde_json::Value;
 
+use crate::chain::Instances;
 use crate::operator::OperatorSection;
 
 /// A kind of policy, as registered in the catalogue.
@@ -29,6 +30,13 @@ pub trait Definition: Send + Sync + 'static {
     /// The section of the operator's configuration that it reads, if any.
     fn operator_section(&self) -> Option<OperatorSection> {
         None
+    }
+
+    /// Whether an instance depends on its parameters and the services alone, so that artifacts with
+    /// equal ones can have one between them. What remembers something of its own, or of where it
+    /// stands, must say no.
+    fn is_made_of_parameters(&self) -> bool {
+        false
     }
 
     /// Compiles an instance. Parameters have passed the schema; those of the operator's section
@@ -130,13 +138,19 @@ pub struct Services {
     pub counters: Arc<dyn Counters>,
     /// What instances of one policy have in common.
     pub shared: Shared,
+    /// Those in use.
+    pub instances: Arc<Instances>,
 }
 
 impl Services {
     /// Counters in this process's memory, and nothing shared.
     #[must_use]
     pub fn in_memory() -> Services {
-        Services { counters: Arc::new(crate::counters::MemoryCounters::default()), shared: Shared::default() }
+        Services {
+            counters: Arc::new(crate::counters::MemoryCounters::default()),
+            shared: Shared::default(),
+            instances: Arc::default(),
+        }
     }
 }
 

@@ -74,6 +74,10 @@ impl Definition for BasicAuth {
         include_str!("schema.json")
     }
 
+    fn is_made_of_parameters(&self) -> bool {
+        true
+    }
+
     fn compile(&self, params: &Value, _: &Attachment, _: &Services) -> Result<Policy, CompileError> {
         let params = Params::deserialize(params).map_err(|error| header_list::unreadable(&error))?;
         for (field, value) in [("username", &params.username), ("password", &params.password)] {

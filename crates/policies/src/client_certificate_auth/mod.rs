@@ -56,6 +56,10 @@ impl Definition for ClientCertificateAuth {
         include_str!("schema.json")
     }
 
+    fn is_made_of_parameters(&self) -> bool {
+        true
+    }
+
     fn compile(&self, params: &Value, _: &Attachment, _: &Services) -> Result<Policy, CompileError> {
         let mut params = Params::deserialize(params).map_err(|error| header_list::unreadable(&error))?;
         params.dns_names.iter_mut().for_each(|name| name.make_ascii_lowercase());

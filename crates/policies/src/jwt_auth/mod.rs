@@ -138,6 +138,10 @@ impl Definition for JwtAuth {
         Some(OperatorSection { name: SECTION, schema: include_str!("operator.json"), check: settings::check })
     }
 
+    fn is_made_of_parameters(&self) -> bool {
+        true
+    }
+
     fn compile(&self, params: &Value, _: &Attachment, services: &Services) -> Result<Policy, CompileError> {
         let params = Params::deserialize(params).map_err(|error| header_list::unreadable(&error))?;
         let name = params.header_name.as_deref().unwrap_or(&params.headername);

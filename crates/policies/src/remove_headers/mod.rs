@@ -53,6 +53,10 @@ impl Definition for RemoveHeaders {
         include_str!("schema.json")
     }
 
+    fn is_made_of_parameters(&self) -> bool {
+        true
+    }
+
     fn compile(&self, params: &Value, _: &Attachment, _: &Services) -> Result<Policy, CompileError> {
         let params = Params::deserialize(params).map_err(|error| header_list::unreadable(&error))?;
         let names = |field, listed: Option<Listed>| {

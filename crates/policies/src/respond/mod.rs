@@ -55,6 +55,10 @@ impl Definition for Respond {
         include_str!("schema.json")
     }
 
+    fn is_made_of_parameters(&self) -> bool {
+        true
+    }
+
     fn compile(&self, params: &Value, _: &Attachment, _: &Services) -> Result<Policy, CompileError> {
         let params = Params::deserialize(params).map_err(|error| header_list::unreadable(&error))?;
         let status = StatusCode::from_u16(params.status_code)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ferrogate_model::Violations;
 use ferrogate_model::kinds::rest_api::{PolicySpec, RestApi};
 
+use super::instances::Made;
 use super::{Chain, Step};
 use crate::condition::Condition;
 use crate::definition::{Attachment, Level, Services};
@@ -98,7 +99,7 @@ impl Chain {
         });
         let keeps_request_body =
             steps.iter().any(|step| step.condition.as_ref().is_some_and(Condition::wants_request_body));
-        Chain { steps: steps.into_boxed_slice(), needs, keeps_request_body }
+        Chain { steps: steps.into(), needs, keeps_request_body }
     }
 }
 
@@ -139,12 +140,11 @@ impl Compiler<'_> {
         let steps = specs.iter().enumerate();
         let steps = steps
             .filter_map(|(index, spec)| self.step(spec, &format!("{prefix}[{index}]"), &mut violations))
-            .map(Arc::new)
             .collect();
         violations.into_result(steps)
     }
 
-    fn step(&self, spec: &PolicySpec, path: &str, violations: &mut Violations) -> Option<Step> {
+    fn step(&self, spec: &PolicySpec, path: &str, violations: &mut Violations) -> Option<Arc<Step>> {
         let condition = self.condition(spec, path, violations);
         let registered = match self.registry.resolve(&spec.name, spec.version.as_deref()) {
             Ok(registered) => registered,
@@ -166,10 +166,23 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        match registered.definition.compile(&params, self.attachment, self.services) {
+        let definition = &registered.definition;
+        let condition_text = spec.execution_condition.as_deref();
+        let made = definition
+            .is_made_of_parameters()
+            .then(|| Made::from(definition.name(), definition.version(), &params, condition_text));
+        if let Some(step) = made.and_then(|made| self.services.instances.get(&made)) {
+            return Some(step);
+        }
+        match definition.compile(&params, self.attachment, self.services) {
             Ok(policy) => {
                 let phases = policy.phases();
-                Some(Step { name: registered.definition.name(), policy, phases, condition })
+                let step = Arc::new(Step { name: definition.name(), policy, phases, condition });
+                Some(match made {
+                    // What stands with a condition that does not compile is refused with it.
+                    Some(made) if violations.0.is_empty() => self.services.instances.keep(made, step),
+                    _ => step,
+                })
             }
             Err(error) => {
                 violations.push(below_params(&error.field), error.message);

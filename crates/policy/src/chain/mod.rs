@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::condition::{Condition, Scene};
 use crate::exchange::Exchange;
@@ -18,16 +19,19 @@ use crate::hooks::{BodyNeed, Phases, Policy, PolicyError, Verdict};
 pub use crate::condition::Phase;
 
 mod compile;
+mod instances;
 mod run;
 
 pub use compile::{MAX_POLICIES, admit, operation_prefix};
+pub use instances::Instances;
 pub use run::{ChainRun, Decision, Outcome, PolicyFailure};
 
 /// The compiled policies of one route. The default is the empty chain.
 #[derive(Default)]
 pub struct Chain {
-    /// Those of the API are shared by all its operations.
-    steps: Box<[Arc<Step>]>,
+    /// Those of the API are shared by all its operations. Few enough stand here themselves,
+    /// which saves a request a look elsewhere.
+    steps: SmallVec<[Arc<Step>; 4]>,
     needs: Phases,
     /// A condition looks at the request's body after its own phase.
     keeps_request_body: bool,

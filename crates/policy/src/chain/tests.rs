@@ -280,6 +280,36 @@ fn every_violation_is_told_at_its_field() {
 }
 
 #[test]
+fn equal_policies_of_different_apis_are_one() {
+    let shared: Arc<dyn Definition> = Arc::new(Probe::named("shared", "v1.0.0").made_of_parameters());
+    let own: Arc<dyn Definition> = Arc::new(Probe::named("own", "v1.0.0"));
+    let registry = Registry::new(vec![shared, own]).expect("the probes are well formed");
+    let services = Services::in_memory();
+    let step = |name: &str, condition: Option<&str>, label: &str| {
+        let execution_condition = condition.map(str::to_owned);
+        let spec = PolicySpec { execution_condition, ..harness::spec(name, json!({ "label": label })) };
+        let chain = Chain::of_api(&[spec], &Attachment::default(), &registry, &services);
+        chain.expect("a valid chain").steps.swap_remove(0)
+    };
+    let condition = Some("request.Method == 'GET'");
+    let first = step("shared", None, "a");
+    assert!(Arc::ptr_eq(&first, &step("shared", None, "a")));
+    assert!(!Arc::ptr_eq(&first, &step("shared", None, "b")));
+    let conditional = step("shared", condition, "a");
+    assert!(!Arc::ptr_eq(&first, &conditional) && conditional.condition.is_some());
+    assert!(Arc::ptr_eq(&conditional, &step("shared", condition, "a")));
+    assert!(!Arc::ptr_eq(&step("own", None, "a"), &step("own", None, "a")));
+
+    // What no chain has any more is let go, however many there have been.
+    for label in 0..1000 {
+        step("shared", None, &label.to_string());
+    }
+    let left = services.instances.len();
+    assert!(left < 200, "{left}");
+    assert_eq!(Arc::strong_count(&first), 1);
+}
+
+#[test]
 fn a_list_without_end_is_refused() {
     let specs = vec![probe(json!({})); MAX_POLICIES + 1];
     let refused = Chain::compile(

@@ -41,6 +41,7 @@ pub struct Probe {
     name: &'static str,
     version: &'static str,
     schema: &'static str,
+    made_of_parameters: bool,
 }
 
 struct Instance {
@@ -58,13 +59,19 @@ impl Probe {
     /// A probe with this name and version.
     #[must_use]
     pub const fn named(name: &'static str, version: &'static str) -> Probe {
-        Probe { name, version, schema: SCHEMA }
+        Probe { name, version, schema: SCHEMA, made_of_parameters: false }
     }
 
     /// The same with another schema.
     #[must_use]
     pub const fn with_schema(self, schema: &'static str) -> Probe {
         Probe { schema, ..self }
+    }
+
+    /// The same with instances that may be shared: they must have labels, or would say where they stand.
+    #[must_use]
+    pub const fn made_of_parameters(self) -> Probe {
+        Probe { made_of_parameters: true, ..self }
     }
 }
 
@@ -83,6 +90,10 @@ impl Definition for Probe {
 
     fn schema(&self) -> &'static str {
         self.schema
+    }
+
+    fn is_made_of_parameters(&self) -> bool {
+        self.made_of_parameters
     }
 
     fn compile(

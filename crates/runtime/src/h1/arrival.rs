@@ -8,8 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrogate_model::Position;
-use ferrogate_model::kinds::rest_api::UpstreamProtocol;
-use ferrogate_policy::{BodyNeed, ClientCertificate};
+use ferrogate_policy::ClientCertificate;
 
 use super::answer::Terms;
 use super::fields::Fields;
@@ -19,7 +18,7 @@ use super::parse::{RequestHead, Version};
 use super::request_head::{RequestId, RequestView};
 use crate::error::{Failure, Reason};
 use crate::request::inbound::{self, Health};
-use crate::router::{CompiledRoute, Endpoint, Target};
+use crate::router::CompiledRoute;
 use crate::settle::{self, Arrival, Settled};
 use crate::worker::Worker;
 
@@ -160,32 +159,12 @@ impl<'b> Arrived<'b> {
         let header = |name: &str| fields.by_name(name);
         let path = target.get(..path_bytes).unwrap_or_default();
         let route = inbound::route(worker, (authority, self.method, path), &header, position)?;
-        if !is_usual(&route) {
+        if !route.is_plain {
             return Ok(Found::Unusual);
         }
         let head = RequestView::new(self.fields, self.method, target, authority, *https);
         Ok(Found::Route { route, head, request_id, client })
     }
-}
-
-/// Whether this path can serve the route: no policy wants to see a body, and a request is sent once
-/// to a plain target, which nobody guards.
-fn is_usual(route: &CompiledRoute) -> bool {
-    let passes_bodies = match &route.chain {
-        Ok(chain) => {
-            chain.request_body_need() == BodyNeed::None && chain.response_body_need() == BodyNeed::None
-        }
-        Err(_) => true,
-    };
-    passes_bodies
-        && route.steering.is_none()
-        && is_plain(&route.target)
-        && route.definitions.values().all(|target| is_plain(target))
-}
-
-fn is_plain(target: &Target) -> bool {
-    let http1 = |endpoint: &Endpoint| endpoint.protocol == UpstreamProtocol::Http1;
-    target.group.is_none() && target.endpoints.iter().all(http1)
 }
 
 fn closes(fields: &Fields<'_>, version: Version) -> bool {

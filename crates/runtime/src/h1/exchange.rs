@@ -76,11 +76,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let stock = &wires.worker.h1.stock;
-    let route = routed.route.clone();
     let terms = routed.terms;
     let request_id = routed.request_id;
+    let route = Arc::clone(&routed.route);
     let chain = match &route.chain {
-        Ok(chain) => chain.clone(),
+        Ok(chain) => chain,
         Err(poison) => {
             let failure = Failure::with(Reason::RoutePoisoned, poison);
             return fail(wires, &failure, terms, record).await;
@@ -88,8 +88,7 @@ where
     };
     let mut exchange = Exchange::new(&route.attachment, request_id.as_str(), routed.client, routed.now_ms);
     exchange.client_certificate = routed.certificate.take();
-    let mut policies =
-        Policies { chain: &chain, exchange, run: ChainRun::new(), metrics: &wires.worker.metrics };
+    let mut policies = Policies { chain, exchange, run: ChainRun::new(), metrics: &wires.worker.metrics };
     match policies.ask(&mut routed.head, wires, record).await {
         Ok(None) => {}
         Ok(Some(own)) => return answer(wires, own, terms, record).await,

@@ -21,6 +21,7 @@ use ferrogate_model::route::{MAX_SEGMENTS, Route, expand};
 use ferrogate_model::{Digest, Resource, ResourceName, Revision};
 use ferrogate_policy::{Attachment, Chain, Registry, Services, operation_prefix};
 
+use crate::router::route::passes_bodies;
 use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 use crate::state::{HeldArtifact, Refused};
 use crate::tls::certificates::Prepared;
@@ -50,7 +51,6 @@ struct Shared<'a> {
     main: Slot,
     sandbox: Slot,
     attachment: Attachment,
-    context: Arc<str>,
     /// The API's own policies: all there is for an operation that has none.
     chain: Result<Arc<Chain>, Poison>,
     upstreams: &'a Upstreams,
@@ -140,7 +140,6 @@ impl Compiler {
             version: resource.version,
             definitions,
             chain: self.api_chain(api, &attachment),
-            context: api.context.as_str().into(),
             attachment,
             upstreams: &self.upstreams,
         };
@@ -177,6 +176,10 @@ impl Compiler {
         };
         let limits = operation.resilience.or(&api.resilience);
         let steering = targets::steering(slot, &limits, shared);
+        let is_plain = passes_bodies(&chain)
+            && steering.is_none()
+            && slot.target.is_plain()
+            && shared.definitions.values().all(|target| target.is_plain());
         Ok(CompiledRoute {
             vhost,
             sandbox: route.sandbox,
@@ -184,7 +187,7 @@ impl Compiler {
             artifact: shared.name.clone(),
             version: shared.version,
             chain,
-            rewrite: Rewrite::new(Arc::clone(&shared.context), &operation.path),
+            rewrite: Rewrite::new(&api.context, &operation.path),
             definitions: Arc::clone(&shared.definitions),
             host_rewrite: slot.host_rewrite,
             steering: steering.map(Box::new),
@@ -195,6 +198,7 @@ impl Compiler {
             },
             target: Arc::clone(&slot.target),
             upgrades: Upgrades::of(operation),
+            is_plain,
             name,
         })
     }

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, Endpoints, HostRewrite, Resilience, RestApi, TargetUrl, Upstream, UpstreamDefinition,
+    self, BalancingPolicy, HostRewrite, Resilience, RestApi, TargetUrl, Upstream, UpstreamDefinition,
     UpstreamProtocol, UpstreamTarget,
 };
 
+use smallvec::smallvec;
+
 use super::{Shared, Slot};
-use crate::router::{Endpoint, Poison, PoisonReason, Target};
+use crate::router::{Endpoint, Endpoints, Poison, PoisonReason, Target};
 use crate::upstream::group::Group;
 use crate::upstream::hash::Key;
 use crate::upstream::names::{Followed, Named, Recruiter};
@@ -58,7 +60,7 @@ pub(super) fn slot(
     connect: Duration,
 ) -> Slot {
     let host_rewrite = upstream.map_or(HostRewrite::default(), |upstream| upstream.host_rewrite);
-    let direct = |endpoints: Vec<Endpoint>, base_path: &str| {
+    let direct = |endpoints: Endpoints, base_path: &str| {
         let base_path = base_path.to_owned();
         Arc::new(Target {
             name: name.to_owned(),
@@ -80,7 +82,8 @@ pub(super) fn slot(
     let found = match upstream.map(|upstream| &upstream.target) {
         Some(UpstreamTarget::Url(url)) => {
             let protocol = upstream.map(|upstream| upstream.protocol).unwrap_or_default();
-            Ok(direct(vec![endpoint(url, protocol, DEFAULT_WEIGHT)], &url.base_path))
+            let one = endpoint(url, protocol, DEFAULT_WEIGHT);
+            Ok(direct(smallvec![one], &url.base_path))
         }
         Some(UpstreamTarget::Ref(reference)) => defined(reference),
         // Where to when nothing is divided is nowhere asked; but each part must be there.
@@ -97,7 +100,7 @@ pub(super) fn slot(
         Ok(target) => Slot { target, host_rewrite, split, mirror, fault: None },
         Err(detail) => {
             let fault = Some(Poison { reason: PoisonReason::DanglingUpstream, detail });
-            Slot { target: direct(Vec::new(), ""), host_rewrite, split, mirror, fault }
+            Slot { target: direct(Endpoints::new(), ""), host_rewrite, split, mirror, fault }
         }
     }
 }
@@ -129,7 +132,7 @@ fn defined(api: &RestApi, definition: &UpstreamDefinition, making: &Making<'_>) 
     let weighted = definition.targets.iter().map(|target| (target, target.weight.unwrap_or(DEFAULT_WEIGHT)));
     let in_service: Vec<_> = weighted.filter(|(_, weight)| *weight > 0).collect();
     let tls = definition.tls.clone().map(Arc::new);
-    let endpoints: Vec<Endpoint> = in_service
+    let endpoints: Endpoints = in_service
         .iter()
         .map(|(target, weight)| Endpoint {
             tls: tls.clone(),
@@ -163,7 +166,7 @@ fn group(
     let guards = definition.outlier_detection.is_some()
         || definition.circuit_breaker.is_some()
         || definition.health_check.is_some()
-        || definition.endpoints == Endpoints::PerAddress;
+        || definition.endpoints == rest_api::Endpoints::PerAddress;
     if endpoints.is_empty() || !(chooses || guards) {
         return None;
     }
@@ -176,7 +179,7 @@ fn group(
         states: Arc::downgrade(states),
     };
     let targets = endpoints.iter().zip(zones);
-    if definition.endpoints == Endpoints::PerTarget {
+    if definition.endpoints == rest_api::Endpoints::PerTarget {
         let members = targets.map(|(endpoint, zone)| recruiter.member(states, endpoint, is_local(zone)));
         return Some(Arc::new(Group::new(members.collect(), definition, &api.context)));
     }
@@ -195,7 +198,7 @@ fn endpoint(url: &TargetUrl, protocol: UpstreamProtocol, weight: u8) -> Endpoint
         scheme: url.scheme,
         protocol,
         tls: None,
-        host: url.host.clone(),
+        host: url.host.as_str().into(),
         port: url.port,
         address: None,
         weight,

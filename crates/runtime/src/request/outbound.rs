@@ -140,8 +140,9 @@ pub fn host_of(endpoint: &Endpoint) -> Result<HeaderValue, Failure> {
         Scheme::Http => 80,
         Scheme::Https => 443,
     };
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    let text = if endpoint.port == usual { bracketed } else { format!("{bracketed}:{}", endpoint.port) };
+    let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+    let port = (endpoint.port != usual).then(|| format!(":{}", endpoint.port)).unwrap_or_default();
+    let text = [open, host, close, &port].concat();
     HeaderValue::try_from(text).map_err(|error| Failure::with(Reason::UpstreamUnresolved, error))
 }
 

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use ferrogate_model::route::Segment;
+use smol_str::SmolStr;
 
-use super::Map;
 use super::entry::Entry;
 use super::node::Node;
+use super::{Map, edit};
 
 /// A node with more children than this keeps them in a hash map; with fewer, a scan of a
 /// sorted array is cheaper than a hash, and a copy of it small.
@@ -20,8 +21,8 @@ const FEW: usize = 8;
 /// The children of a node whose segment is a literal, by that literal.
 pub(super) enum Children<R> {
     /// Sorted by segment.
-    Few(Vec<(Arc<str>, Arc<Node<R>>)>),
-    Many(Map<Arc<Node<R>>>),
+    Few(Box<[(SmolStr, Arc<Node<R>>)]>),
+    Many(Box<Map<Arc<Node<R>>>>),
 }
 
 impl<R> Children<R> {
@@ -34,7 +35,7 @@ impl<R> Children<R> {
 
     pub(super) fn get(&self, segment: &str) -> Option<&Node<R>> {
         match self {
-            Children::Few(few) => few.iter().find(|(text, _)| &**text == segment).map(|(_, child)| &**child),
+            Children::Few(few) => few.iter().find(|(text, _)| *text == segment).map(|(_, child)| &**child),
             Children::Many(many) => many.get(segment).map(|child| &**child),
         }
     }
@@ -42,14 +43,14 @@ impl<R> Children<R> {
     pub(super) fn child_mut(&mut self, segment: &str) -> &mut Node<R> {
         if let Children::Few(few) = self
             && few.len() >= MANY
-            && few.binary_search_by(|(text, _)| (**text).cmp(segment)).is_err()
+            && few.binary_search_by(|(text, _)| text.as_str().cmp(segment)).is_err()
         {
-            *self = Children::Many(std::mem::take(few).into_iter().collect());
+            *self = Children::Many(Box::new(std::mem::take(few).into_iter().collect()));
         }
         let child = match self {
             Children::Few(few) => {
-                let at = few.binary_search_by(|(text, _)| (**text).cmp(segment)).unwrap_or_else(|at| {
-                    few.insert(at, (segment.into(), Arc::default()));
+                let at = few.binary_search_by(|(text, _)| text.as_str().cmp(segment)).unwrap_or_else(|at| {
+                    edit(few, |few| few.insert(at, (segment.into(), Arc::default())));
                     at
                 });
                 // `at` was found or just filled.
@@ -62,7 +63,7 @@ impl<R> Children<R> {
 
     pub(super) fn remove_below(&mut self, segment: &str, rest: &[Segment], entry: &Arc<Entry<R>>) -> bool {
         let child = match self {
-            Children::Few(few) => few.iter_mut().find(|(text, _)| &**text == segment).map(|(_, child)| child),
+            Children::Few(few) => few.iter_mut().find(|(text, _)| *text == segment).map(|(_, child)| child),
             Children::Many(many) => many.get_mut(segment),
         };
         let Some(child) = child else { return false };
@@ -76,11 +77,11 @@ impl<R> Children<R> {
 
     fn remove(&mut self, segment: &str) {
         match self {
-            Children::Few(few) => few.retain(|(text, _)| &**text != segment),
+            Children::Few(few) => edit(few, |few| few.retain(|(text, _)| *text != segment)),
             Children::Many(many) => {
                 many.remove(segment);
                 if many.len() <= FEW {
-                    let mut few: Vec<_> =
+                    let mut few: Box<[_]> =
                         many.iter().map(|(text, child)| (text.clone(), child.clone())).collect();
                     few.sort_by(|a, b| a.0.cmp(&b.0));
                     *self = Children::Few(few);
@@ -90,9 +91,9 @@ impl<R> Children<R> {
     }
 
     #[cfg(test)]
-    pub(super) fn sorted(&self) -> Vec<(Arc<str>, Arc<Node<R>>)> {
+    pub(super) fn sorted(&self) -> Vec<(SmolStr, Arc<Node<R>>)> {
         let mut all: Vec<_> = match self {
-            Children::Few(few) => few.clone(),
+            Children::Few(few) => few.to_vec(),
             Children::Many(many) => many.iter().map(|(text, child)| (text.clone(), child.clone())).collect(),
         };
         all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -112,6 +113,6 @@ impl<R> Clone for Children<R> {
 
 impl<R> Default for Children<R> {
     fn default() -> Children<R> {
-        Children::Few(Vec::new())
+        Children::Few(Box::default())
     }
 }

@@ -11,6 +11,8 @@ use ferrogate_model::kinds::rest_api::{HeaderMatch, HeaderValueMatch, Method};
 use ferrogate_model::route::{PathPattern, Route};
 use regex::bytes::{Regex, RegexBuilder};
 
+use super::edit;
+
 /// The compiled size a header's regular expression may have; beyond it the artifact is refused.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
@@ -47,8 +49,17 @@ type Rank<'a> = (Reverse<usize>, Reverse<usize>, usize, &'a ResourceName, Method
 pub type HeaderLookup<'f, 'h> = &'f dyn Fn(&str) -> Option<&'h [u8]>;
 
 /// The entries that end at one place of the tree, in rank order.
-#[derive(Debug)]
-pub(super) struct Leaf<R>(Vec<Arc<Entry<R>>>);
+pub(super) struct Leaf<R>(Box<[Place<R>]>);
+
+/// An entry in its leaf, with what decides whether it is the one: most entries need not be
+/// looked into, which would be memory to wait for.
+pub(super) struct Place<R> {
+    pub(super) entry: Arc<Entry<R>>,
+    /// The entry's.
+    pub(super) route: Arc<R>,
+    method: Method,
+    has_conditions: bool,
+}
 
 impl<R> Entry<R> {
     /// The entry of an artifact's route, on a host text shared by its routes.
@@ -82,10 +93,6 @@ impl<R> Entry<R> {
             self.method,
             &self.headers,
         )
-    }
-
-    fn accepts(&self, method: Method, headers: HeaderLookup<'_, '_>) -> bool {
-        self.method == method && self.headers.iter().all(|rule| rule.accepts(headers))
     }
 
     /// Whether requests cannot tell this entry from the other, which is of the same path.
@@ -155,17 +162,20 @@ impl<R> Leaf<R> {
     /// Adds an entry; true when another artifact's entry answers exactly the same requests,
     /// so that the one that ranks first hides the other.
     pub(super) fn insert(&mut self, entry: Arc<Entry<R>>) -> bool {
-        let collides = self.0.iter().any(|held| held.artifact != entry.artifact && held.shadows(&entry));
-        let at = self.0.partition_point(|held| held.rank() < entry.rank());
-        self.0.insert(at, entry);
+        let collides = {
+            let mut held = self.0.iter().map(|place| &place.entry);
+            held.any(|held| held.artifact != entry.artifact && held.shadows(&entry))
+        };
+        let at = self.0.partition_point(|held| held.entry.rank() < entry.rank());
+        edit(&mut self.0, |places| places.insert(at, Place::of(entry)));
         collides
     }
 
     /// Removes an entry, known by identity; false when it is not here.
     pub(super) fn remove(&mut self, entry: &Arc<Entry<R>>) -> bool {
-        match self.0.iter().position(|held| Arc::ptr_eq(held, entry)) {
+        match self.0.iter().position(|held| Arc::ptr_eq(&held.entry, entry)) {
             Some(at) => {
-                self.0.remove(at);
+                edit(&mut self.0, |places| places.remove(at));
                 true
             }
             None => false,
@@ -173,21 +183,45 @@ impl<R> Leaf<R> {
     }
 
     /// The first entry that takes the request.
-    pub(super) fn pick(&self, method: Method, headers: HeaderLookup<'_, '_>) -> Option<&Entry<R>> {
-        self.0.iter().find(|entry| entry.accepts(method, headers)).map(|entry| &**entry)
+    pub(super) fn pick(&self, method: Method, headers: HeaderLookup<'_, '_>) -> Option<&Place<R>> {
+        self.0.iter().find(|place| place.accepts(method, headers))
     }
 
     #[cfg(test)]
-    pub(super) fn entries(&self) -> &[Arc<Entry<R>>] {
-        &self.0
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry<R>>> {
+        self.0.iter().map(|place| &place.entry)
+    }
+}
+
+impl<R> Place<R> {
+    fn of(entry: Arc<Entry<R>>) -> Place<R> {
+        let (route, method) = (Arc::clone(&entry.route), entry.method);
+        Place { has_conditions: !entry.headers.is_empty(), route, method, entry }
+    }
+
+    fn accepts(&self, method: Method, headers: HeaderLookup<'_, '_>) -> bool {
+        self.method == method
+            && (!self.has_conditions || self.entry.headers.iter().all(|rule| rule.accepts(headers)))
     }
 }
 
 /// The better of two entries that match the same request at paths of equal rank.
-pub(super) fn better<'t, R>(a: Option<&'t Entry<R>>, b: Option<&'t Entry<R>>) -> Option<&'t Entry<R>> {
+pub(super) fn better<'t, R>(a: Option<&'t Place<R>>, b: Option<&'t Place<R>>) -> Option<&'t Place<R>> {
     match (a, b) {
-        (Some(a), Some(b)) => Some(if b.rank() < a.rank() { b } else { a }),
+        (Some(a), Some(b)) => Some(if b.entry.rank() < a.entry.rank() { b } else { a }),
         (a, b) => a.or(b),
+    }
+}
+
+// Written out because a derive would ask `R: Clone`, and what is cloned is always an `Arc`.
+impl<R> Clone for Place<R> {
+    fn clone(&self) -> Place<R> {
+        Place {
+            entry: Arc::clone(&self.entry),
+            route: Arc::clone(&self.route),
+            method: self.method,
+            has_conditions: self.has_conditions,
+        }
     }
 }
 
@@ -199,6 +233,6 @@ impl<R> Clone for Leaf<R> {
 
 impl<R> Default for Leaf<R> {
     fn default() -> Leaf<R> {
-        Leaf(Vec::new())
+        Leaf(Box::default())
     }
 }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::Map;
-use super::entry::{Entry, Leaf};
+use super::entry::{Entry, Leaf, Place};
 use super::node::{Node, Wanted};
 use ferrogate_model::route::{PathPattern, Segment, Tail, same_escapes};
 
@@ -50,7 +50,7 @@ impl<R> Hosts<R> {
     pub(super) fn insert(&mut self, entry: Arc<Entry<R>>) -> bool {
         let host = entry.host.clone();
         let routes = match Pattern::of(&host) {
-            Pattern::Exact(text) => self.exact.entry(Arc::from(&*text)).or_default(),
+            Pattern::Exact(text) => self.exact.entry((&*text).into()).or_default(),
             Pattern::Suffix(text) => self.suffix.entry(text),
             Pattern::Prefix(text) => self.prefix.entry(text),
             Pattern::Any => self.any.get_or_insert_default(),
@@ -123,7 +123,7 @@ impl<R> Hosts<R> {
 
 impl<R> HostRoutes<R> {
     /// The best entry for a path.
-    pub(super) fn find(&self, path: &str, wanted: Wanted<'_, '_>) -> Option<&Entry<R>> {
+    pub(super) fn find(&self, path: &str, wanted: Wanted<'_, '_>) -> Option<&Place<R>> {
         let path = &*same_escapes(path);
         self.exact
             .get(path)
@@ -161,7 +161,7 @@ impl<R> HostRoutes<R> {
     fn dump(&self, host: &str, out: &mut Vec<(String, usize)>) {
         let mut below = Vec::new();
         for (path, leaf) in &self.exact {
-            below.extend(leaf.entries().iter().map(|e| (format!("={path}"), Arc::as_ptr(e) as usize)));
+            below.extend(leaf.entries().map(|e| (format!("={path}"), Arc::as_ptr(e) as usize)));
         }
         self.root.dump("", &mut below);
         assert!(!below.is_empty(), "an empty host was left: {host}");

@@ -17,13 +17,26 @@ use std::sync::Arc;
 use ferrogate_model::kinds::rest_api::Method;
 pub use ferrogate_model::route::{EscapedSlashes, Normalised, normalise, normalise_with};
 use imbl::shared_ptr::DefaultSharedPtr;
+use smol_str::SmolStr;
 
 pub use entry::{Entry, HeaderLookup, HeaderRule};
-pub use route::{CompiledRoute, Endpoint, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
+pub use route::{
+    CompiledRoute, Endpoint, Endpoints, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades,
+};
 
-/// A persistent map by text. Clients choose what is looked up but never what is stored,
+/// A persistent map by text. Short texts stand in it themselves: with many APIs what a lookup
+/// costs is the memory it has to wait for, and this spares it one piece. Clients choose what is looked up but never what is stored,
 /// so that no client can make its hashes collide.
-type Map<V> = imbl::GenericHashMap<Arc<str>, V, foldhash::fast::RandomState, DefaultSharedPtr>;
+type Map<V> = imbl::GenericHashMap<SmolStr, V, foldhash::fast::RandomState, DefaultSharedPtr>;
+
+/// Changes what stands in a slice. Nodes are many, are read always and change seldom: they hold
+/// slices that are as long as what is in them.
+fn edit<T, A>(slice: &mut Box<[T]>, change: impl FnOnce(&mut Vec<T>) -> A) -> A {
+    let mut all = std::mem::take(slice).into_vec();
+    let answer = change(&mut all);
+    *slice = all.into_boxed_slice();
+    answer
+}
 
 /// The routes of one snapshot.
 pub struct Table<R = CompiledRoute> {
@@ -56,7 +69,7 @@ impl<R> Table<R> {
     ) -> Option<&Arc<R>> {
         let method = Method::from_token(method)?;
         let routes = self.hosts.select(authority)?;
-        routes.find(path, node::Wanted { method, headers }).map(|entry| &entry.route)
+        routes.find(path, node::Wanted { method, headers }).map(|found| &found.route)
     }
 
     /// Adds a route. True when it collides: another artifact has a route for exactly the

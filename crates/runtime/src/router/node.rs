@@ -12,13 +12,14 @@ use ferrogate_model::route::{Piece, Segment, Tail};
 use smallvec::SmallVec;
 
 use super::children::Children;
-use super::entry::{Entry, HeaderLookup, Leaf, better};
+use super::edit;
+use super::entry::{Entry, HeaderLookup, Leaf, Place, better};
 
 /// One node: a path prefix of whole segments.
 pub(super) struct Node<R> {
     literals: Children<R>,
     /// Most literal characters first, then by pieces.
-    mixed: Vec<(Mixed, Arc<Node<R>>)>,
+    mixed: Box<[(Mixed, Arc<Node<R>>)]>,
     param: Option<Arc<Node<R>>>,
     end: Leaf<R>,
     optional_slash: Leaf<R>,
@@ -73,7 +74,7 @@ impl<R> Node<R> {
                 let child = Arc::make_mut(child);
                 let removed = child.remove(rest, entry);
                 if child.is_empty() {
-                    self.mixed.remove(at);
+                    edit(&mut self.mixed, |mixed| mixed.remove(at));
                 }
                 removed
             }
@@ -90,7 +91,7 @@ impl<R> Node<R> {
     }
 
     /// The best entry for a path, given without its leading slash.
-    pub(super) fn find(&self, path: &str, wanted: Wanted<'_, '_>) -> Option<&Entry<R>> {
+    pub(super) fn find(&self, path: &str, wanted: Wanted<'_, '_>) -> Option<&Place<R>> {
         walk(&[self], Some(path), wanted)
     }
 
@@ -109,7 +110,7 @@ impl<R> Node<R> {
             Segment::Param => self.param.get_or_insert_default(),
             Segment::Mixed(pieces) => {
                 let at = self.mixed_position(pieces).unwrap_or_else(|at| {
-                    self.mixed.insert(at, (Mixed::new(pieces), Arc::default()));
+                    edit(&mut self.mixed, |mixed| mixed.insert(at, (Mixed::new(pieces), Arc::default())));
                     at
                 });
                 // `at` was found or just filled.
@@ -129,7 +130,7 @@ impl<R> Node<R> {
     #[cfg(test)]
     pub(super) fn dump(&self, prefix: &str, out: &mut Vec<(String, usize)>) {
         for (leaf, tail) in [(&self.end, ""), (&self.optional_slash, "[/]"), (&self.wildcard, "/*")] {
-            out.extend(leaf.entries().iter().map(|e| (format!("{prefix}{tail}"), Arc::as_ptr(e) as usize)));
+            out.extend(leaf.entries().map(|e| (format!("{prefix}{tail}"), Arc::as_ptr(e) as usize)));
         }
         for (text, child) in self.literals.sorted() {
             child.dump(&format!("{prefix}/{text}"), out);
@@ -147,7 +148,7 @@ impl<R> Node<R> {
 /// Searches below nodes of equal rank. `rest` is what follows the last slash consumed,
 /// `None` when the path ended without one. Depth is bounded by the patterns', which
 /// `prepare` limits, and never by the client's path.
-fn walk<'t, R>(nodes: &[&'t Node<R>], rest: Option<&str>, wanted: Wanted<'_, '_>) -> Option<&'t Entry<R>> {
+fn walk<'t, R>(nodes: &[&'t Node<R>], rest: Option<&str>, wanted: Wanted<'_, '_>) -> Option<&'t Place<R>> {
     if let Some(rest) = rest
         && let Some(found) = walk_segment(nodes, rest, wanted)
     {
@@ -167,7 +168,7 @@ fn walk<'t, R>(nodes: &[&'t Node<R>], rest: Option<&str>, wanted: Wanted<'_, '_>
 }
 
 /// Tries the branches for the next segment, best first.
-fn walk_segment<'t, R>(nodes: &[&'t Node<R>], rest: &str, wanted: Wanted<'_, '_>) -> Option<&'t Entry<R>> {
+fn walk_segment<'t, R>(nodes: &[&'t Node<R>], rest: &str, wanted: Wanted<'_, '_>) -> Option<&'t Place<R>> {
     let (segment, after) = match memchr::memchr(b'/', rest.as_bytes()) {
         Some(at) => (rest.get(..at)?, rest.get(at + 1..)),
         None => (rest, None),
@@ -197,10 +198,10 @@ fn walk_mixed<'t, R>(
     segment: &str,
     after: Option<&str>,
     wanted: Wanted<'_, '_>,
-) -> Option<&'t Entry<R>> {
+) -> Option<&'t Place<R>> {
     let mut matching: SmallVec<[(usize, &'t Node<R>); 4]> = nodes
         .iter()
-        .flat_map(|node| &node.mixed)
+        .flat_map(|node| node.mixed.iter())
         .filter(|(mixed, _)| mixed.matches(segment))
         .map(|(mixed, child)| (mixed.literal_chars, &**child))
         .collect();
@@ -279,7 +280,7 @@ impl<R> Default for Node<R> {
     fn default() -> Node<R> {
         Node {
             literals: Children::default(),
-            mixed: Vec::new(),
+            mixed: Box::default(),
             param: None,
             end: Leaf::default(),
             optional_slash: Leaf::default(),
@@ -338,7 +339,7 @@ mod tests {
         let segments = entry.path.segments.clone();
         after.insert(&segments, entry);
         let child = |node: &Node<usize>, text: &str| {
-            let found = node.literals.sorted().into_iter().find(|(literal, _)| &**literal == text);
+            let found = node.literals.sorted().into_iter().find(|(literal, _)| literal == text);
             found.expect("a child").1
         };
         assert!(Arc::ptr_eq(&child(&before, "b"), &child(&after, "b")));

@@ -3,7 +3,6 @@
 //! made. Nothing here is parsed, resolved or allocated per request except the upstream
 //! path. [`crate::prepare`] makes it; [`super::Table`] finds it; it is never changed.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +14,9 @@ use ferrogate_model::kinds::rest_api::{
 };
 use ferrogate_model::route::same_escapes;
 use ferrogate_model::{ResourceName, Revision};
-use ferrogate_policy::{Attachment, Chain};
+use ferrogate_policy::{Attachment, BodyNeed, Chain};
+use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use crate::upstream::group::Group;
 use crate::upstream::steering::Steering;
@@ -51,6 +52,10 @@ pub struct CompiledRoute {
     pub timeouts: Timeouts,
     /// The protocols a client may switch to.
     pub upgrades: Upgrades,
+    /// Whether the hot path may serve it: no policy wants to see a body, and a request is sent once
+    /// to a plain target, which nobody guards. Worked out beforehand, since to find out is to
+    /// look at every target of the API.
+    pub is_plain: bool,
 }
 
 /// The protocols a client may switch its connection to.
@@ -62,13 +67,16 @@ pub enum Upgrades {
     Listed(Box<[String]>),
 }
 
+/// The endpoints of a target. One alone, as nearly all are, stands in the target itself.
+pub type Endpoints = SmallVec<[Endpoint; 1]>;
+
 /// A set of endpoints that can serve the same requests.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The definition's name; `main` or `sandbox` for a direct URL.
     pub name: String,
     /// Every endpoint that takes traffic.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Prepended to the path; empty for the root, never with a trailing slash.
     pub base_path: String,
     /// How long a connection may take to be made.
@@ -87,7 +95,7 @@ pub struct Endpoint {
     /// How it must prove itself and what it is shown, where that is not as for all.
     pub tls: Option<Arc<UpstreamTls>>,
     /// Host name or IP address, IPv6 without brackets.
-    pub host: String,
+    pub host: SmolStr,
     /// The port.
     pub port: u16,
     /// The one address of the name that it is, where each is an endpoint of its own.
@@ -134,21 +142,15 @@ pub enum PoisonReason {
 /// prepend the target's base path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rewrite {
-    context: Arc<str>,
+    context: SmolStr,
     operation_is_root: bool,
 }
 
 impl Rewrite {
     /// The rewrite of an operation below a context (`/` is the root context).
     #[must_use]
-    pub fn new(context: Arc<str>, operation_path: &str) -> Rewrite {
-        let context = if &*context == "/" {
-            Arc::default()
-        } else if let Cow::Owned(same) = same_escapes(&context) {
-            same.into()
-        } else {
-            context
-        };
+    pub fn new(context: &str, operation_path: &str) -> Rewrite {
+        let context = if context == "/" { SmolStr::default() } else { SmolStr::new(same_escapes(context)) };
         Rewrite { context, operation_is_root: operation_path == "/" }
     }
 
@@ -168,7 +170,7 @@ impl Rewrite {
         let inside = path
             .split_at_checked(self.context.len())
             .filter(|(context, rest)| {
-                *same_escapes(context) == *self.context && (rest.is_empty() || rest.starts_with('/'))
+                *same_escapes(context) == self.context && (rest.is_empty() || rest.starts_with('/'))
             })
             .map(|(_, rest)| rest.len() + query.len());
         let rest = inside
@@ -205,6 +207,23 @@ impl Upgrades {
             Upgrades::Listed(listed) => listed.iter().any(|one| protocol.eq_ignore_ascii_case(one)),
         }
     }
+}
+
+impl Target {
+    /// Whether a request is sent to one of its endpoints in turn, over HTTP/1.1, and nobody guards them.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let http1 = |endpoint: &Endpoint| endpoint.protocol == UpstreamProtocol::Http1;
+        self.group.is_none() && self.endpoints.iter().all(http1)
+    }
+}
+
+/// Whether these policies leave bodies alone; so do those that cannot run.
+#[must_use]
+pub fn passes_bodies(chain: &Result<Arc<Chain>, Poison>) -> bool {
+    chain.as_ref().ok().is_none_or(|chain| {
+        chain.request_body_need() == BodyNeed::None && chain.response_body_need() == BodyNeed::None
+    })
 }
 
 impl CompiledRoute {
@@ -250,7 +269,7 @@ mod tests {
 
     fn check(context: &str, operation: &str, base: &str, request: &str, upstream: &str) {
         assert_eq!(
-            Rewrite::new(context.into(), operation).upstream_path(request, base),
+            Rewrite::new(context, operation).upstream_path(request, base),
             upstream,
             "context {context:?}, operation {operation:?}, base {base:?}, request {request:?}"
         );

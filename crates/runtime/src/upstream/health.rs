@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ferrogate_base::tasks::Tasks;
 use ferrogate_model::kinds::rest_api::{HealthCheck, Scheme, UpstreamTls};
+use smol_str::SmolStr;
 
 use super::beside::Beside;
 use super::probe::Asker;
@@ -24,7 +25,7 @@ pub struct Checked {
     /// Plain or TLS.
     pub scheme: Scheme,
     /// Host name or address.
-    pub host: String,
+    pub host: SmolStr,
     /// The port.
     pub port: u16,
     /// The one address of the name that is asked, where each is an endpoint of its own.
@@ -250,7 +251,7 @@ mod tests {
         let (checks, now) = (Checks::default(), Instant::now());
         let checked = |port, healthy| Checked {
             scheme: Scheme::Http,
-            host: "h".to_owned(),
+            host: "h".into(),
             port,
             address: None,
             tls: None,

@@ -175,7 +175,7 @@ where
     F: Future<Output = Result<Addresses, DnsError>>,
 {
     loop {
-        let hosts = followed.targets.iter().map(|target| target.endpoint.host.clone());
+        let hosts = followed.targets.iter().map(|target| target.endpoint.host.to_string());
         let answers = join_all(hosts.map(|host| timeout(PATIENCE, resolve(host)))).await;
         let Followed { group, recruiter, targets } = &mut followed;
         let (Some(group), Some(states)) = (group.upgrade(), recruiter.states.upgrade()) else { return };
@@ -245,7 +245,7 @@ mod tests {
             scheme: Scheme::Http,
             protocol: UpstreamProtocol::Http1,
             tls: None,
-            host: (*host).to_owned(),
+            host: (*host).into(),
             port: 80,
             address: None,
             weight: 1,
@@ -262,7 +262,7 @@ mod tests {
 
     fn members(group: &Group) -> Vec<(String, Option<IpAddr>)> {
         let members = group.members();
-        members.iter().map(|member| (member.endpoint.host.clone(), member.endpoint.address)).collect()
+        members.iter().map(|member| (member.endpoint.host.to_string(), member.endpoint.address)).collect()
     }
 
     fn of(host: &str, texts: &[&str]) -> Vec<(String, Option<IpAddr>)> {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ferrogate_model::ResourceName;
 use ferrogate_model::kinds::rest_api::Scheme;
+use smol_str::SmolStr;
 
 use super::circuit::Load;
 use super::health::Checks;
@@ -36,7 +37,7 @@ pub struct StateKey {
     /// Plain or TLS.
     pub scheme: Scheme,
     /// Host name or address.
-    pub host: String,
+    pub host: SmolStr,
     /// The port.
     pub port: u16,
     /// One address of the name, where each is an endpoint of its own.
@@ -216,7 +217,7 @@ mod tests {
             artifact: "rest-apis/a".parse().expect("a name"),
             target: "t".to_owned(),
             scheme: Scheme::Http,
-            host: "h".to_owned(),
+            host: "h".into(),
             port,
             address: None,
         }

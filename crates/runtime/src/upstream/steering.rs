@@ -122,7 +122,7 @@ mod tests {
     fn split(shares: &[(&str, u32)], key: Option<Key>) -> Split {
         let target = |name: &str| Target {
             name: name.to_owned(),
-            endpoints: Vec::new(),
+            endpoints: Default::default(),
             base_path: String::new(),
             connect_timeout: Duration::ZERO,
             group: None,

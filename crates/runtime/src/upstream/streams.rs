@@ -271,7 +271,7 @@ mod tests {
             max_age: Duration::from_secs(60),
         };
         let streams = Streams::new(limits);
-        let (host, protocol) = ("books.example".to_owned(), UpstreamProtocol::Http2);
+        let (host, protocol) = ("books.example".into(), UpstreamProtocol::Http2);
         let (scheme, tls) = (Scheme::Http, None);
         let endpoint =
             Endpoint { scheme, protocol, tls, host, port: 80, address: None, weight: 1, owner: None };

@@ -31,7 +31,7 @@ struct World {
 }
 
 fn endpoint(index: usize, weight: u8) -> Endpoint {
-    let host = char::from(b'a' + u8::try_from(index).expect("few endpoints")).to_string();
+    let host = char::from(b'a' + u8::try_from(index).expect("few endpoints")).to_string().into();
     Endpoint {
         scheme: Scheme::Http,
         protocol: UpstreamProtocol::Http1,
@@ -117,7 +117,7 @@ impl World {
 }
 
 fn host(guard: &Guard) -> String {
-    guard.member().endpoint.host.clone()
+    guard.member().endpoint.host.to_string()
 }
 
 fn remote(weights: &[u8]) -> Vec<(u8, bool)> {
@@ -142,12 +142,12 @@ fn in_turn_every_cycle_gives_each_endpoint_its_weight() {
             let input = PickInput { header: &|name| head.get(name), client: CLIENT, tried: &[] };
             let picked = world.balancer.pick(&plain, &input).expect("an endpoint");
             assert!(matches!(picked, Picked::Plain(_)));
-            *plainly.entry(picked.endpoint().host.clone()).or_default() += 1;
+            *plainly.entry(picked.endpoint().host.to_string()).or_default() += 1;
         }
         let shares = world.shares(total);
         assert_eq!(plainly, shares, "{weights:?}: both ways take the same turns");
         for (index, weight) in weights.iter().enumerate() {
-            let got = shares.get(&endpoint(index, 1).host).copied().unwrap_or_default();
+            let got = shares.get(endpoint(index, 1).host.as_str()).copied().unwrap_or_default();
             assert_eq!(got, usize::from(*weight), "{index} of {weights:?}");
         }
     }
