@@ -16,8 +16,9 @@ pub trait Catalog: Send + Sync + 'static {
     /// The digest of the whole set at this snapshot's position.
     fn digest(&self) -> Digest;
 
-    /// The digest the set had at an earlier revision of this epoch, when still remembered.
-    fn digest_at(&self, revision: Revision) -> Option<Digest>;
+    /// Whether the set had this digest at an earlier revision of this epoch. Never so where
+    /// that is no longer remembered.
+    fn had(&self, revision: Revision, digest: Digest) -> bool;
 
     /// What changed after `revision`, each resource once at its latest version;
     /// `None` when that is no longer known, so that everything must be sent.

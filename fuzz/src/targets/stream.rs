@@ -191,9 +191,9 @@ impl Catalog for Line {
         parts.fold(Digest::default(), Digest::plus)
     }
 
-    fn digest_at(&self, revision: Revision) -> Option<Digest> {
-        (revision <= self.position.revision)
-            .then(|| Line::at(Position::new(self.position.epoch, revision)).digest())
+    fn had(&self, revision: Revision, digest: Digest) -> bool {
+        revision <= self.position.revision
+            && Line::at(Position::new(self.position.epoch, revision)).digest() == digest
     }
 
     fn changes_since(&self, revision: Revision) -> Option<Delta> {

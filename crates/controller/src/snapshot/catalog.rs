@@ -9,7 +9,7 @@ use ferrogate_model::{Digest, Position, ResourceName, Revision};
 use ferrogate_xds::catalog::Encoded;
 use ferrogate_xds::{Catalog, Delta};
 
-use super::Snapshot;
+use super::{Past, Snapshot};
 
 impl Catalog for Snapshot {
     fn position(&self) -> Position {
@@ -20,8 +20,9 @@ impl Catalog for Snapshot {
         self.digest
     }
 
-    fn digest_at(&self, revision: Revision) -> Option<Digest> {
-        self.digests.get(&revision).copied()
+    fn had(&self, revision: Revision, digest: Digest) -> bool {
+        let found = self.past.binary_search_by_key(&revision, |past| past.revision).ok();
+        found.and_then(|index| self.past.get(index)) == Some(&Past::new(revision, digest))
     }
 
     fn changes_since(&self, revision: Revision) -> Option<Delta> {

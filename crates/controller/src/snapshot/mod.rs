@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ferrogate_base::parallel;
 use ferrogate_model::{Digest, Position, ResourceName, Revision};
 use ferrogate_store::{Change, State};
-use imbl::OrdMap;
+use imbl::{OrdMap, Vector};
 
 pub use entry::{Entry, Summary};
 
@@ -26,8 +26,8 @@ pub struct Limits {
     /// Deletions remembered. The oldest is forgotten when full, after which a runtime that
     /// was last in sync before it gets everything instead of a difference.
     pub tombstones: usize,
-    /// Positions whose digest is remembered. A runtime that resumes from a forgotten one
-    /// gets everything.
+    /// Positions whose digest is remembered, in 16 bytes each. A runtime that resumes from a
+    /// forgotten one gets everything.
     pub digests: usize,
 }
 
@@ -51,8 +51,18 @@ pub struct Snapshot {
     buried: OrdMap<ResourceName, Revision>,
     /// Differences are known from here on.
     known_from: Revision,
-    digests: OrdMap<Revision, Digest>,
+    /// Where the line led through, oldest first.
+    past: Vector<Past>,
     deployed: usize,
+}
+
+/// A position the line led through, with what is kept of its digest: a lane, by which a set that
+/// differs is taken for equal once in 2^64 times. Kept small and in full chunks, for there are
+/// many: a map of whole digests took six times the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Past {
+    revision: Revision,
+    lane: u64,
 }
 
 impl Snapshot {
@@ -68,7 +78,7 @@ impl Snapshot {
             tombstones: OrdMap::new(),
             buried: OrdMap::new(),
             known_from: state.position.revision,
-            digests: OrdMap::new(),
+            past: Vector::new(),
             deployed: 0,
         };
         for entry in parallel::map(state.artifacts, Entry::new) {
@@ -210,10 +220,16 @@ impl Snapshot {
     }
 
     fn remember_digest(&mut self) {
-        self.digests.insert(self.position.revision, self.digest);
-        while self.digests.len() > self.limits.digests {
-            let Some(oldest) = self.digests.get_min().map(|(revision, _)| *revision) else { break };
-            self.digests.remove(&oldest);
+        self.past.push_back(Past::new(self.position.revision, self.digest));
+        while self.past.len() > self.limits.digests {
+            self.past.pop_front();
         }
+    }
+}
+
+impl Past {
+    const fn new(revision: Revision, digest: Digest) -> Past {
+        let Digest([lane, ..]) = digest;
+        Past { revision, lane }
     }
 }

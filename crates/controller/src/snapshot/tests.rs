@@ -3,6 +3,7 @@
 //! applied to an old set gives the new one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ferrogate_model::{Digest, Epoch, Position, ResourceName, Revision};
 use ferrogate_store::{Change, State, StoredArtifact};
@@ -135,7 +136,7 @@ proptest! {
         }
         let last = &snapshots[snapshots.len() - 1];
         let old = &snapshots[from.index(snapshots.len())];
-        prop_assert_eq!(last.digest_at(old.position().revision), Some(Catalog::digest(old)));
+        prop_assert!(last.had(old.position().revision, Catalog::digest(old)));
         let Some(delta) = last.changes_since(old.position().revision) else {
             // Forgotten only because more was deleted than is remembered.
             let deletions = line.batches.iter().flatten().filter(|change| change.artifact.is_none()).count();
@@ -170,8 +171,31 @@ fn what_is_forgotten_is_said_to_be() {
     assert!(snapshot.changes_since(Revision(3)).is_none());
     assert_eq!(snapshot.changes_since(Revision(4)).expect("still known").removes.len(), 2);
     assert!(snapshot.changes_since(Revision(9)).is_none(), "the future is not known");
-    assert!(snapshot.digest_at(Revision(5)).is_none());
-    assert!(snapshot.digest_at(Revision(6)).is_some());
+    let remembered = |revision: u64| {
+        let then =
+            Snapshot::load(line.states[usize::try_from(revision).unwrap_or(0)].clone(), Limits::default());
+        snapshot.had(Revision(revision), Catalog::digest(&then))
+    };
+    assert_eq!([5, 6, 7, 8].map(remembered), [false, true, true, true]);
+}
+
+#[test]
+fn a_change_makes_one_entry_and_shares_the_others() {
+    let deploy = |handle| vec![Step { handle, action: Action::Deploy }];
+    let line = play(&[deploy(1), deploy(2), deploy(1)]);
+    let before = Snapshot::load(line.states[2].clone(), Limits::default());
+    let after = before.apply(line.batches[2].clone());
+    let shared = |handle: u8| {
+        let name = format!("rest-apis/api-{handle}").parse().expect("well-formed");
+        Arc::ptr_eq(before.get(&name).expect("there"), after.get(&name).expect("there"))
+    };
+    assert_eq!((shared(1), shared(2)), (false, true));
+}
+
+#[test]
+fn a_remembered_position_takes_sixteen_bytes() {
+    // Tens of thousands of them are kept by every controller for as long as it runs.
+    assert_eq!(size_of::<super::Past>(), 16);
 }
 
 #[test]

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use ferrogate_controller::run::{Controller, StartError};
 use ferrogate_controller::{api as management, auth};
-use ferrogate_model::Revision;
+use ferrogate_model::{Position, Revision};
 use ferrogate_xds::Catalog as _;
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, Setup, api_with, config, parts, send};
+use crate::harness::{Gateway, Setup, api, api_with, config, parts, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_open_and_the_rest_is_the_administrator_s() {
@@ -152,8 +152,14 @@ async fn a_stream_that_anybody_could_read_is_refused() {
 async fn a_restart_finds_what_was_stored_and_shutdown_is_clean() {
     let gateway = Gateway::start().await;
     gateway.create("x", "/x").await;
+    let first = Position::new(gateway.controller.replica.position().epoch, Revision(1));
+    let replicated = gateway.controller.replica.reached(first, Duration::from_secs(10)).await;
+    let digest_at_first = replicated.expect("replicated").digest();
     gateway.create("y", "/y").await;
     gateway.create("z", "/z").await;
+    // Rendered when it was written: what a start finds must not need rendering.
+    let templated = api("t", "/t").replace("127.0.0.1", r#"{{ env "NONE" | default "books.internal" }}"#);
+    assert_eq!(gateway.post("/rest-apis", templated).await.status, 201);
     assert_eq!(gateway.delete("/rest-apis/y").await.status, 200);
     let before = gateway.controller.replica.current().expect("loaded").bytes();
     let report = gateway.controller.shutdown(Duration::from_secs(10)).await;
@@ -162,10 +168,12 @@ async fn a_restart_finds_what_was_stored_and_shutdown_is_clean() {
     crate::harness::eventually("ready", || async { again.readiness.is_ready() }).await;
     let snapshot = again.replica.current().expect("loaded");
     assert_eq!(snapshot.bytes(), before);
-    // The past before the restart is known: a runtime at revision 1 gets one change, not all.
+    let payload = |name: &str| snapshot.get(&name.parse().expect("well-formed"))?.stored.payload.clone();
+    assert!(payload("rest-apis/t").is_some_and(|payload| payload.contains("books.internal")));
+    // The past before the restart is known: a runtime at revision 1 gets the changes, not all.
     let delta = snapshot.changes_since(Revision(1)).expect("still known");
-    assert_eq!((delta.upserts.len(), delta.removes.len()), (1, 1));
-    assert!(snapshot.digest_at(Revision(1)).is_some());
+    assert_eq!((delta.upserts.len(), delta.removes.len()), (2, 1));
+    assert!(snapshot.had(Revision(1), digest_at_first));
     assert!(again.administrator.as_ref().is_some_and(|admin| !admin.generated));
     assert!(
         !gateway.dir.path().join(auth::admin_password::FILE_NAME).exists(),

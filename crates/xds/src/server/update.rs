@@ -68,13 +68,13 @@ impl Base {
         if here.epoch != self.position.epoch {
             return None;
         }
-        let (known, mut delta) = if here.revision == self.position.revision {
-            (Some(catalog.digest()), Delta::default())
+        let revision = self.position.revision;
+        let (held, mut delta) = if here.revision == revision {
+            (catalog.digest() == stated, Delta::default())
         } else {
-            let revision = self.position.revision;
-            (catalog.digest_at(revision), catalog.changes_since(revision)?)
+            (catalog.had(revision, stated), catalog.changes_since(revision)?)
         };
-        if known != Some(stated) {
+        if !held {
             return None;
         }
         if !self.resend.is_empty() {

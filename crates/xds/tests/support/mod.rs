@@ -167,8 +167,8 @@ impl Catalog for Snapshot {
         self.line.digests[&self.line.position().revision.0]
     }
 
-    fn digest_at(&self, revision: Revision) -> Option<Digest> {
-        self.line.digests.get(&revision.0).copied()
+    fn had(&self, revision: Revision, digest: Digest) -> bool {
+        self.line.digests.get(&revision.0) == Some(&digest)
     }
 
     fn changes_since(&self, revision: Revision) -> Option<Delta> {
