@@ -28,8 +28,9 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     targets::artifact::TARGET,
+    targets::certificate::TARGET,
     targets::chunked::TARGET,
     targets::condition::TARGET,
     targets::config::TARGET,

@@ -81,6 +81,6 @@ macro_rules! targets {
 }
 
 targets! {
-    artifact chunked condition config document path policy request_head resource response_head secret
-    snapshot_file stream template
+    artifact certificate chunked condition config document path policy request_head resource
+    response_head secret snapshot_file stream template
 }

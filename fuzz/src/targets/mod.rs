@@ -2,6 +2,7 @@
 //! The targets, a file each: what it feeds, and what must hold.
 
 pub mod artifact;
+pub mod certificate;
 pub mod chunked;
 pub mod condition;
 pub mod config;

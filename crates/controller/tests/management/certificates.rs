@@ -2,6 +2,8 @@
 //! Certificates: the endpoints of contract 2.6, the artifact beyond them, and that a private
 //! key is in no answer and not in the clear in the database.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ferrogate_model::ResourceName;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,6 +13,17 @@ use crate::harness::{Gateway, send};
 fn made(name: &str) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
     (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// One that says in two places how it was signed, and not the same: it can be read, and not used.
+fn unusable() -> String {
+    const ECDSA_WITH_SHA256: [u8; 8] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+    let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).expect("a certificate");
+    let mut der = made.cert.der().to_vec();
+    let mut places = der.windows(ECDSA_WITH_SHA256.len());
+    let outer = places.rposition(|bytes| bytes == ECDSA_WITH_SHA256).expect("rcgen signs in this way");
+    der[outer + ECDSA_WITH_SHA256.len() - 1] = 0x03;
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
 }
 
 /// A line of the key that nothing else has.
@@ -96,6 +109,10 @@ async fn refusals_have_the_contract_s_words() {
         (
             json!({"name": "reload", "certificate": certificate}).to_string(),
             "Invalid certificate: metadata.name: ",
+        ),
+        (
+            json!({"name": "a", "certificate": format!("{certificate}{}", unusable())}).to_string(),
+            "Invalid certificate: certificate 2 in the PEM data cannot be used: ",
         ),
     ] {
         let (status, told) = gateway.post("/certificates", body).await.told();
