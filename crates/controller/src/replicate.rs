@@ -167,7 +167,15 @@ impl Replica {
                     continue;
                 }
                 FeedEvent::Unavailable(error) => {
-                    tracing::warn!(%error, "the store is unavailable; reads are answered from memory");
+                    if let StoreError::Corrupt(_) = error {
+                        tracing::error!(
+                            %error,
+                            "the store cannot be used as it is, and somebody must look: reads are answered from \
+                             memory, writes are refused until then"
+                        );
+                    } else {
+                        tracing::warn!(%error, "the store is unavailable; reads are answered from memory");
+                    }
                     self.store.set(StoreState::Unavailable { reason: error.to_string() });
                     continue;
                 }

@@ -295,7 +295,7 @@ async fn a_runtime_moves_to_its_own_zone_once_it_knows_it() {
 
 #[tokio::test]
 async fn on_resume_nothing_is_sent_that_is_held() {
-    let line = line(50);
+    let mut line = line(50);
     let server = Server::start("c1", "a", Some(&line));
     let client = Client::start(node("r1", "a"), &[&server]);
     eventually("the first set", || server.observed.last_applied().is_some()).await;
@@ -306,7 +306,12 @@ async fn on_resume_nothing_is_sent_that_is_held() {
     eventually("the confirmation", || server.observed.applied.lock().unwrap().len() == 2).await;
     let sent = server.observed.sent.lock().unwrap().clone();
     assert_eq!((sent[1].full, sent[1].upserts, sent[1].removes, sent[1].bytes), (false, 0, 0, 0));
-    assert_eq!(client.stop().await.updates, 1);
+    // What was only confirmed is still there after the next change.
+    line.change(name(7), Some("y".to_owned()));
+    server.catalogs.set(Some(line.snapshot()));
+    eventually("the change", || client.position() == line.position()).await;
+    let runtime = client.stop().await;
+    assert_eq!((runtime.updates, &runtime.delivered), (2, line.set()));
 }
 
 #[tokio::test]

@@ -18,9 +18,9 @@ const LONG_FUNCTIONS: &[&str] = &[];
 const DOCUMENTED: &[&str] = &["base", "model", "policy", "store", "xds"];
 const PLACES: &[&str] = &["bench", "crates", "fuzz", "xtask"];
 
-/// Every violation in every Rust file of the tree.
-pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
-    let mut found = Vec::new();
+/// Every Rust file of the tree: its path from the root, and its text.
+pub fn read(root: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let mut sources = Vec::new();
     for place in PLACES.iter().map(|place| root.join(place)).filter(|place| place.is_dir()) {
         for entry in WalkDir::new(place).sort_by_file_name() {
             let entry = entry.context("cannot walk the tree")?;
@@ -30,9 +30,15 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
             }
             let source = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
-            found.extend(violations(&name, &source));
+            sources.push((name, source));
         }
     }
+    Ok(sources)
+}
+
+/// Every violation in these files.
+pub fn check(root: &Path, sources: &[(String, String)]) -> anyhow::Result<Vec<String>> {
+    let mut found: Vec<String> = sources.iter().flat_map(|(name, source)| violations(name, source)).collect();
     for name in DOCUMENTED {
         let path = root.join("crates").join(name).join("src/lib.rs");
         let source = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -21,6 +21,8 @@ pub enum Mode {
     Sound,
     /// It does not answer.
     Down,
+    /// A later version has migrated it.
+    Newer,
     /// Commits go through, their answers are lost.
     LoseAnswers,
     /// Connections are lost before the commit.
@@ -46,6 +48,11 @@ impl Faulty {
         Arc::new(Faulty { inner, mode: AtomicU8::new(Mode::Sound as u8) })
     }
 
+    /// The same database as somebody sees it whom no fault meets.
+    pub fn elsewhere(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.inner)
+    }
+
     pub fn set(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
     }
@@ -57,6 +64,8 @@ impl Faulty {
     fn up(&self) -> Result<&dyn Store, StoreError> {
         if self.is(Mode::Down) {
             Err(StoreError::Unavailable("told to be".to_owned()))
+        } else if self.is(Mode::Newer) {
+            Err(StoreError::Corrupt("a newer ferrogate has migrated it".to_owned()))
         } else {
             Ok(self.inner.as_ref())
         }

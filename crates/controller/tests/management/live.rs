@@ -13,10 +13,11 @@ use ferrogate_model::{GatewayId, Position, Reject, ResourceName, Revision};
 use ferrogate_store::open;
 use ferrogate_xds::client::{ClientOptions, run};
 use ferrogate_xds::{Capabilities, Held, NodeInfo, Outcome, Sink, Update};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::harness::{Gateway, Setup, api, eventually};
+use crate::harness::{Gateway, Setup, api, eventually, send};
 
 /// What a runtime holds, and how it behaves.
 #[derive(Default)]
@@ -182,6 +183,20 @@ async fn a_rejected_artifact_is_told_at_once_and_its_siblings_apply() {
     assert_eq!((runtime.serves("good"), runtime.serves("bad")), (Some(2), None));
     let cluster = gateway.get("/cluster").await.json();
     assert_eq!(cluster["runtimes"][0]["rejects"][0]["resource"], "rest-apis/bad");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writes_under_one_correlation_id_are_both_rolled_out() {
+    let gateway = Gateway::start().await;
+    let runtime = Runtime::connect(&gateway, ID, "r1", "a");
+    connected(&gateway, 1).await;
+    for (method, path, revision) in [(Method::POST, "/rest-apis", 1), (Method::PUT, "/rest-apis/x", 2)] {
+        let request = gateway.request(method, &format!("{path}?wait=live&timeout=20s"));
+        let answer = send(request.header("x-correlation-id", "mine").body(api("x", "/x"))).await;
+        assert!(answer.status.is_success(), "{answer:?}");
+        assert_eq!((answer.header("x-correlation-id"), answer.revision()), (Some("mine"), revision));
+        assert_eq!(runtime.serves("x"), Some(revision));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,9 +13,16 @@ use crate::fault::{Faulty, Mode};
 use crate::harness::{Gateway, Setup, api, eventually, send};
 
 async fn gateway() -> (Gateway, Arc<Faulty>, tempfile::TempDir) {
+    gateway_over(Mode::Sound).await
+}
+
+/// Started while the store is like this.
+async fn gateway_over(mode: Mode) -> (Gateway, Arc<Faulty>, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Faulty::over(dir.path());
-    let setup = Setup { store: Some(Arc::clone(&store) as Arc<dyn Store>), ..Setup::default() };
+    store.set(mode);
+    let not_ready = mode != Mode::Sound;
+    let setup = Setup { store: Some(Arc::clone(&store) as Arc<dyn Store>), not_ready, ..Setup::default() };
     (Gateway::with(setup).await, store, dir)
 }
 
@@ -69,13 +76,33 @@ async fn memory_answers_reads_and_writes_are_told_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_down_at_start_is_waited_for() {
+async fn what_others_wrote_while_reads_failed_is_served_afterwards() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Faulty::over(dir.path());
+    let (store, key) = (Faulty::over(dir.path()), dir.path().join("key.bin"));
+    std::fs::write(&key, [7; 32]).expect("written");
+    let start = |replica: &str, store: Arc<dyn Store>| {
+        let toml = format!("[controller]\nreplica_id = \"{replica}\"\nencryption.key_file = {key:?}\n");
+        Gateway::with(Setup { toml, store: Some(store), ..Setup::default() })
+    };
+    let cut_off = start("c1", Arc::clone(&store) as Arc<dyn Store>).await;
+    let other = start("c2", store.elsewhere()).await;
     store.set(Mode::Down);
-    let setup =
-        Setup { store: Some(Arc::clone(&store) as Arc<dyn Store>), not_ready: true, ..Setup::default() };
-    let gateway = Gateway::with(setup).await;
+    eventually("the outage is noticed", || async {
+        matches!(cut_off.controller.replica.store_state(), StoreState::Unavailable { .. })
+    })
+    .await;
+    // Its notice falls into the outage, and no later write brings another.
+    assert_eq!(other.create("x", "/x").await, 1);
+    store.set(Mode::Sound);
+    eventually("the change has arrived", || async { cut_off.get("/rest-apis/x").await.status == 200 }).await;
+    let snapshots =
+        [&cut_off, &other].map(|gateway| gateway.controller.replica.current().expect("loaded").bytes());
+    assert_eq!(snapshots[0], snapshots[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_down_at_start_is_waited_for() {
+    let (gateway, store, _dir) = gateway_over(Mode::Down).await;
     let health = send(gateway.http.get(gateway.admin_url("/health"))).await;
     assert_eq!((health.status.as_u16(), &health.json()["ready"]), (200, &json!(false)));
     let ready = send(gateway.http.get(gateway.admin_url("/ready"))).await;
@@ -86,6 +113,22 @@ async fn a_store_that_is_down_at_start_is_waited_for() {
     eventually("ready", || async { gateway.controller.readiness.is_ready() }).await;
     assert_eq!(send(gateway.http.get(gateway.admin_url("/ready"))).await.status, 200);
     gateway.create("x", "/x").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_older_than_its_database_is_never_ready_and_writes_nothing() {
+    let (gateway, store, _dir) = gateway_over(Mode::Newer).await;
+    eventually("it says why", || async {
+        let state = gateway.controller.replica.store_state();
+        matches!(state, StoreState::Unavailable { reason } if reason.contains("a newer ferrogate"))
+    })
+    .await;
+    assert_eq!(send(gateway.http.get(gateway.admin_url("/ready"))).await.status, 503);
+    let refused = gateway.post("/rest-apis", api("x", "/x")).await;
+    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, Some("1")));
+    let head = store.elsewhere().head().await.expect("it answers others");
+    assert_eq!(head.position.revision.0, 0, "nothing was written");
+    assert!(!gateway.controller.readiness.is_ready());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,6 +70,25 @@ async fn a_restarted_server_is_used_again_without_reopening() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_is_cut_off_misses_no_change() {
+    let server = Arc::new(PostgresServer::start().unwrap());
+    let world = World::on(server);
+    let (writer, reader) = (world.store(), world.store());
+    commit_many(&writer, 1).await;
+    let mut feed = Feed::new(reader, None);
+    assert!(matches!(next(&mut feed).await, FeedEvent::Reset(_)));
+    for revision in 2..8 {
+        // The notice is sent to nobody: whoever listened is gone, and back only later.
+        let end_listeners =
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+        world.execute(end_listeners).await;
+        commit(&writer, vec![put("a", &format!("change {revision}"))]).await;
+        let FeedEvent::Batch(changes) = next(&mut feed).await else { panic!("the change") };
+        assert_eq!(changes.iter().map(|change| change.revision.0).collect::<Vec<_>>(), [revision]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_gone_is_known_long_before_the_deadline() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();

@@ -68,6 +68,7 @@ conformance! {
     following:
         a_feed_tells_every_change_once
         a_feed_resumes_after_a_position
+        a_burst_longer_than_a_read_arrives_whole
         a_feed_reloads_in_a_new_epoch;
     upgrade:
         a_replica_of_the_first_schema_serves_while_a_newer_one_migrates;

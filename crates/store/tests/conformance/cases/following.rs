@@ -69,6 +69,24 @@ pub async fn a_feed_resumes_after_a_position(world: &World) {
     assert_eq!(feed.position().map(|at| at.revision), Some(Revision(5)));
 }
 
+pub async fn a_burst_longer_than_a_read_arrives_whole(world: &World) {
+    // Longer than two of the feed's reads, and not a multiple of one.
+    const BATCHES: u64 = 11;
+    const EACH: u64 = 103;
+    let (writer, reader) = (world.store(), world.store());
+    let start = commit_many(&writer, 1).await;
+    let epoch = reader.head().await.unwrap().position.epoch;
+    let mut feed = Feed::new(reader, Some(Position::new(epoch, start)));
+    for batch in 0..BATCHES {
+        let writes = (0..EACH).map(|number| put(&format!("a{number}"), &batch.to_string()));
+        commit(&writer, writes.collect()).await;
+    }
+    let mut at = start;
+    while at < Revision(start.0 + BATCHES * EACH) {
+        at = apply(at, next(&mut feed).await);
+    }
+}
+
 pub async fn a_feed_reloads_in_a_new_epoch(world: &World) {
     let store: Arc<dyn Store> = world.store();
     commit_many(&store, 4).await;
