@@ -63,9 +63,10 @@ impl SqliteStore {
             Err(CommitError::Store(error)) => self.ready.watch(Err(error))?,
             other => other?,
         };
-        let (tx, committed) = match written {
+        // The turn is held to the end: whoever is next would meet SQLite's lock while this is written.
+        let (tx, _turn, committed) = match written {
             Written::Before(committed) => return Ok(committed),
-            Written::Now(tx, _turn, committed) => (tx, committed),
+            Written::Now(tx, turn, committed) => (tx, turn, committed),
         };
         let finish = async { Ok(tx.commit().await?) };
         if let Err(error) = within(self.options.timeout, finish).await {
