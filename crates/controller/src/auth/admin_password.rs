@@ -6,8 +6,8 @@
 //! in the directory of the controller that made it.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use argon2::Argon2;
@@ -15,6 +15,7 @@ use argon2::password_hash::PasswordHasher as _;
 use argon2::password_hash::phc::PasswordHash;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ferrogate_base::directory;
 use ferrogate_base::secret::Secret;
 use ferrogate_store::{Store, StoreError};
 
@@ -160,24 +161,14 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// Two processes may start at once over one directory: the one that finds the file taken
-/// uses what the other wrote. The file appears whole, by a hard link from a private one.
+/// uses what the other wrote.
 fn create(data_dir: &Path, path: &Path) -> io::Result<(String, bool)> {
     DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
     let random = [*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat();
     let text = URL_SAFE_NO_PAD.encode(&random).replace(['-', '_'], "x");
     let text: String = text.chars().take(32).collect();
-    let draft = data_dir.join(format!(".{FILE_NAME}.{}", uuid::Uuid::new_v4()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    let linked = std::fs::hard_link(&draft, path);
-    std::fs::remove_file(&draft)?;
-    match linked {
-        Ok(()) => Ok((text, true)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((read(path)?, false)),
-        Err(error) => Err(error),
-    }
+    let made = directory::create_once(path, format!("{text}\n").as_bytes())?;
+    Ok(if made { (text, true) } else { (read(path)?, false) })
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 //! several controllers has, or that goes with its container, locks everybody out.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use ferrogate_base::directory;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{KEY_BYTES, KeyRing, KeyRingError};
@@ -89,7 +90,7 @@ fn read(path: &Path) -> Result<[u8; KEY_BYTES], KeyFileError> {
 }
 
 /// Two processes may start at once over one directory: the one that finds the file there
-/// uses what the other wrote. The file appears whole, by a hard link from a private one.
+/// uses what the other wrote.
 fn generated(path: &Path) -> Result<[u8; KEY_BYTES], KeyFileError> {
     let failed = |source| KeyFileError::File { path: path.to_owned(), source };
     if path.try_exists().map_err(failed)? {
@@ -102,18 +103,11 @@ fn generated(path: &Path) -> Result<[u8; KEY_BYTES], KeyFileError> {
 }
 
 fn write(path: &Path, key: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let draft = directory.join(format!(".{}", uuid::Uuid::new_v4()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(key)?;
-    file.sync_all()?;
-    let linked = std::fs::hard_link(&draft, path);
-    std::fs::remove_file(&draft)?;
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    let keys = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(keys)?;
+    directory::create_once(path, key)?;
+    // The directory of the keys may be new as well, and must not go without them.
+    directory::sync_parent(keys)
 }
 
 #[cfg(test)]

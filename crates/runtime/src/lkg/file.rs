@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use ferrogate_base::directory::DirectoryLock;
+use ferrogate_base::directory::{DirectoryLock, sync_parent};
 use ferrogate_model::Resource;
 
 use super::record::{Change, Mark, Record};
@@ -111,8 +111,9 @@ impl Writer {
         let temporary = self.directory.join(TEMPORARY);
         match self.write_base(&temporary, snapshot, mark) {
             Ok(open) => {
-                fs::rename(&temporary, self.directory.join(FILE))?;
-                sync_directory(&self.directory)?;
+                let path = self.directory.join(FILE);
+                fs::rename(&temporary, &path)?;
+                sync_parent(&path)?;
                 self.open = Some(open);
                 Ok(())
             }
@@ -190,7 +191,7 @@ impl Writer {
     fn set_aside(&self, path: &Path, reason: &FileError) -> io::Result<Loaded> {
         let aside = self.directory.join(ASIDE);
         fs::rename(path, &aside)?;
-        sync_directory(&self.directory)?;
+        sync_parent(&aside)?;
         tracing::error!(
             file = %aside.display(), %reason,
             "the last-known-good file cannot be used and was set aside; nothing is served until a controller answers"
@@ -219,15 +220,6 @@ impl Out<'_> {
 
 pub(crate) fn mark_of(snapshot: &Snapshot) -> Mark {
     Mark { position: snapshot.position, digest: snapshot.digest }
-}
-
-/// Makes a rename in this file's directory durable.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), sync_directory)
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -2,10 +2,12 @@
 //! The key that seals the last-known-good file: made on first use, beside the file but
 //! not in it, or given by the operator in a file of their own. 64 hexadecimal digits.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+
+use ferrogate_base::directory;
 
 use super::LkgError;
 use super::seal::MasterKey;
@@ -24,18 +26,12 @@ pub(super) fn own(path: &Path) -> Result<MasterKey, LkgError> {
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
         .map_err(|_| LkgError::Key(path.to_owned(), "no random numbers are available".to_owned()))?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).chain(["\n".to_owned()]).collect();
-    write_new(path, text.as_bytes()).map_err(|error| LkgError::Io(path.to_owned(), error))?;
-    Ok(MasterKey::new(bytes))
-}
-
-/// Through a second name, so that a crash leaves a whole key or none.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("key.tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    super::file::sync_parent(path)
+    let failed = |error| LkgError::Io(path.to_owned(), error);
+    if directory::create_once(path, text.as_bytes()).map_err(failed)? {
+        return Ok(MasterKey::new(bytes));
+    }
+    // Another process made one meanwhile: two keys for one file would be none.
+    read(path)?.ok_or_else(|| LkgError::Key(path.to_owned(), "the file comes and goes".to_owned()))
 }
 
 fn read(path: &Path) -> Result<Option<MasterKey>, LkgError> {
