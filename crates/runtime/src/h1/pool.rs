@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::timer::{Span, Tick, Ticker};
 use super::wire::Wire;
 use crate::router::Endpoint;
-use crate::upstream::pool::PoolLimits;
+use crate::upstream::pool::{Address as _, PoolLimits};
 
 /// The pool.
 pub struct Pool {
@@ -21,8 +21,8 @@ pub struct Pool {
     max_age: Span,
     ticker: Rc<Ticker>,
     hasher: foldhash::fast::RandomState,
-    /// By the hash of the address, so that a lookup owns nothing; equal hashes of different
-    /// addresses are told apart by each connection's own.
+    /// By the hash of all that tells endpoints apart, so that a lookup owns nothing. Should two
+    /// hashes ever be equal, each connection's own endpoint tells them apart.
     idle: RefCell<HashMap<u64, VecDeque<Idle>, foldhash::fast::RandomState>>,
 }
 
@@ -62,7 +62,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(&key)?;
         while let Some(mut candidate) = kept.pop_back() {
-            if same(&candidate.lease.endpoint, endpoint) && self.usable(&mut candidate) {
+            if candidate.lease.endpoint.address() == endpoint.address() && self.usable(&mut candidate) {
                 return Some(candidate.lease);
             }
         }
@@ -105,7 +105,7 @@ impl Pool {
     }
 
     fn key(&self, endpoint: &Endpoint) -> u64 {
-        self.hasher.hash_one((endpoint.scheme, endpoint.host.as_str(), endpoint.port))
+        self.hasher.hash_one(endpoint.address())
     }
 
     fn usable(&self, idle: &mut Idle) -> bool {
@@ -116,8 +116,60 @@ impl Pool {
     }
 }
 
-fn same(one: &Endpoint, other: &Endpoint) -> bool {
-    (one.scheme, one.port, one.address) == (other.scheme, other.port, other.address)
-        && one.host == other.host
-        && one.tls == other.tls
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use ferrogate_model::kinds::rest_api::{Scheme, UpstreamProtocol};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::timer::Ticker;
+    use super::super::wire::Wire;
+    use super::Pool;
+    use crate::router::Endpoint;
+    use crate::upstream::pool::PoolLimits;
+
+    #[tokio::test]
+    async fn endpoints_of_one_host_keep_their_connections_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let server = listener.local_addr().expect("bound");
+        let minute = Duration::from_secs(60);
+        let limits = PoolLimits { max_idle: 4, idle_timeout: minute, max_age: minute, max_streams: 1 };
+        let pool = Pool::new(limits, Ticker::new());
+        let plain = Endpoint {
+            scheme: Scheme::Http,
+            protocol: UpstreamProtocol::Http1,
+            tls: None,
+            host: "books.example".to_owned(),
+            port: 80,
+            address: None,
+            weight: 1,
+            owner: None,
+        };
+        let at = |last| Some([127, 0, 0, last].into());
+        let endpoints = [
+            plain.clone(),
+            Endpoint { address: at(1), ..plain.clone() },
+            Endpoint { address: at(2), ..plain.clone() },
+            Endpoint { tls: Some(Arc::default()), ..plain.clone() },
+            Endpoint { owner: Some(7), ..plain },
+        ];
+        let (mut opened, mut held) = (0, Vec::new());
+        for _round in 0..3 {
+            for endpoint in &endpoints {
+                let lease = match pool.take(endpoint) {
+                    Some(lease) => lease,
+                    None => {
+                        opened += 1;
+                        let stream = TcpStream::connect(server).await.expect("listens");
+                        held.push(listener.accept().await.expect("connected"));
+                        pool.lease(endpoint, Wire::Plain(stream))
+                    }
+                };
+                pool.keep(lease);
+            }
+        }
+        assert_eq!(opened, endpoints.len(), "each opens one connection and finds it again");
+    }
 }

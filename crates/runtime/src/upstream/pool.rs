@@ -65,10 +65,11 @@ struct Idle {
 pub(super) struct Key(Rc<Endpoint>);
 
 /// Who is at the other end, how it has proved so, and whose the connection is.
-type Parts<'a> =
+pub(crate) type Parts<'a> =
     (Scheme, UpstreamProtocol, Option<&'a UpstreamTls>, &'a str, u16, Option<IpAddr>, Option<u64>);
 
-pub(super) trait Address {
+/// What tells two endpoints apart, in every pool there is.
+pub(crate) trait Address {
     fn address(&self) -> Parts<'_>;
 }
 
