@@ -358,7 +358,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A verdict's consequence, noted in the record.
-    fn settle(
+    pub fn settle(
         &self,
         verdict: Result<Verdict, PolicyFailure>,
         run: &ChainRun,

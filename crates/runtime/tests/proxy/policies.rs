@@ -207,7 +207,27 @@ async fn a_policy_can_stop_a_stream() {
     let mut client = crate::support::Client::connect(gateway.http).await;
     let response = client.send(get("/p/large/3")).await.expect("a head");
     assert!(response.into_body().collect().await.is_err(), "a stopped body must not look complete");
-    assert_eq!(gateway.log_lines(1).await[0]["reason"], "policy_failed");
+    let line = &gateway.log_lines(1).await[0];
+    assert_eq!((&line["reason"], &line["policy"]), (&json!("policy_failed"), &json!("probe")));
+    assert!(line["respCdDtl"].as_str().is_some_and(|detail| detail.contains("not this body")), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_refused_in_the_same_words_whole_or_in_parts() {
+    for (what, status) in [
+        ("stop-whole", StatusCode::INTERNAL_SERVER_ERROR),
+        ("stop-request", StatusCode::INTERNAL_SERVER_ERROR),
+        ("answer-whole", StatusCode::IM_A_TEAPOT),
+        ("answer-body", StatusCode::IM_A_TEAPOT),
+    ] {
+        let (gateway, _backend) = with(&[json!({ "do": what, "value": "tea" })]).await;
+        assert_eq!(chunked(&gateway, "/p/x").await.status, status, "{what}");
+        assert_eq!(gateway.log_lines(1).await[0]["policy"], "probe", "{what}");
+        let metrics = gateway.door(gateway.running().addresses().metrics, "/metrics").await;
+        let answered = u32::from(status == StatusCode::IM_A_TEAPOT);
+        let line = format!("ferrogate_runtime_short_circuits_total {answered}\n");
+        assert!(String::from_utf8_lossy(&metrics.body).contains(&line), "{what}: no {line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

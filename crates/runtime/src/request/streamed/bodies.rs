@@ -11,6 +11,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use ferrogate_policy::Verdict;
+use ferrogate_policy::chain::PolicyFailure;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use tokio::sync::mpsc;
@@ -20,8 +22,8 @@ use crate::coding::{Coding, Fault, Stream};
 use crate::error::{Failure, Reason};
 use crate::head::ResponseParts;
 use crate::request::walk::{Live, Walk};
+use crate::response;
 use crate::response::body::UpstreamBody;
-use crate::response::{self, Draft};
 use crate::upstream::body::{BodyError, ClientBody};
 
 /// Where a body's frames go.
@@ -48,7 +50,15 @@ pub(super) struct Departing {
 }
 
 /// Why the request's body stopped on its way.
-pub(super) type Stopped = RefCell<Option<Result<Draft, Failure>>>;
+pub(super) enum Stop {
+    /// A policy would have it so.
+    Policy(Result<Verdict, PolicyFailure>),
+    /// It cannot be passed on.
+    Broken(Failure),
+}
+
+/// Where the pump says so.
+pub(super) type Stopped = RefCell<Option<Stop>>;
 
 /// The pump, polled beside whatever the walk waits for.
 pub(super) struct Pump<'p, F> {
@@ -104,10 +114,14 @@ pub(super) async fn stream<'a>(
             let Live { head: request, exchange, run } = &mut *live.borrow_mut();
             let head = &mut upstream.head;
             let verdict = walk.chain.response_body(request, head, &mut bytes, last, exchange, run);
-            if !matches!(verdict, Ok(ferrogate_policy::Verdict::Continue)) {
-                let failure = Failure::with(Reason::PolicyFailed, "a policy stopped the response");
+            // The head is out: an answer has no place left, and the client learns by the broken body.
+            let failure = match walk.settle(verdict, run, record) {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(Failure::with(Reason::PolicyFailed, "a policy stopped the response")),
+                Err(failure) => Some(failure),
+            };
+            if let Some(failure) = failure {
                 record.fail(&failure, None);
-                record.policy = run.decision().map(|decision| decision.policy);
                 bytes.clear();
             }
         }
@@ -164,18 +178,14 @@ pub(super) async fn pump<'a>(
         let (mut bytes, trailers, last) = parted(frame);
         if let Err(fault) = open(&mut codec, &mut bytes, last) {
             let failure = undecoded(fault, Reason::RequestBodyInflated, Reason::RequestBodyBroken);
-            stopped.replace(Some(Err(failure)));
+            stopped.replace(Some(Stop::Broken(failure)));
         }
         if stopped.borrow().is_none() {
             let Live { head, exchange, run } = &mut *live.borrow_mut();
             match walk.chain.request_body(head, &mut bytes, last, exchange, run) {
-                // Nobody can ask here: the chain makes a failure of it.
-                Ok(ferrogate_policy::Verdict::Continue | ferrogate_policy::Verdict::Ask) => {}
-                Ok(ferrogate_policy::Verdict::Answer(answer)) => {
-                    stopped.replace(Some(Ok(Draft::of_answer(answer))));
-                }
-                Err(failure) => {
-                    stopped.replace(Some(Err(Failure::with(Reason::PolicyFailed, failure))));
+                Ok(Verdict::Continue) => {}
+                verdict @ (Ok(Verdict::Ask | Verdict::Answer(_)) | Err(_)) => {
+                    stopped.replace(Some(Stop::Policy(verdict)));
                 }
             }
         }

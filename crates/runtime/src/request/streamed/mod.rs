@@ -19,7 +19,7 @@ use http::{Method, Response};
 use hyper::body::{Body, Frame, Incoming};
 use tokio::sync::{mpsc, oneshot};
 
-use self::bodies::{Arriving, Departing, Frames, Pump, Stopped, pump, stream};
+use self::bodies::{Arriving, Departing, Frames, Pump, Stop, Stopped, pump, stream};
 
 use super::walk::{Live, Walk};
 use super::{Routed, body, outbound};
@@ -116,8 +116,12 @@ async fn run(worker: Rc<Worker>, routed: Routed, incoming: Incoming, mut record:
     let drafted = draft(&walk, &live, &incoming, chunks, &mut pump, &method, &mut record).await;
     // A policy that stopped the request's body has the last word while nothing is sent yet.
     let drafted = match stopped.take() {
-        Some(Ok(answer)) => Ok(Onward::Over(answer.in_words_of(&record))),
-        Some(Err(failure)) => Err(failure),
+        Some(Stop::Policy(verdict)) => match walk.settle(verdict, &live.borrow().run, &mut record) {
+            Ok(Some(answer)) => Ok(Onward::Over(answer)),
+            Ok(None) => drafted,
+            Err(failure) => Err(failure),
+        },
+        Some(Stop::Broken(failure)) => Err(failure),
         None => drafted,
     };
     match drafted {
@@ -131,6 +135,13 @@ async fn run(worker: Rc<Worker>, routed: Routed, incoming: Incoming, mut record:
             }
             let upstream = Departing { head, body: upstream, codec };
             stream(&walk, &live, upstream, &mut pump, &mut record, &out.frames).await;
+            // Whoever stopped the request's body after the head was out has no answer, but a name.
+            if let Some(Stop::Policy(verdict)) = stopped.take()
+                && let Err(failure) = walk.settle(verdict, &live.borrow().run, &mut record)
+                && record.reason.is_none()
+            {
+                record.fail(&failure, None);
+            }
         }
         Ok(Onward::Over(draft)) => over(&worker, draft, record, out.begun),
         Err(failure) => {
@@ -219,8 +230,10 @@ async fn draft<'a>(
     Ok(Onward::Over(draft))
 }
 
-// The cell is not shared while this waits; the borrow is released before the pump starts.
-#[allow(clippy::await_holding_refcell_ref)]
+#[expect(
+    clippy::await_holding_refcell_ref,
+    reason = "the cell is not shared while this waits: the borrow is released before the pump starts"
+)]
 async fn ask<'a>(
     walk: &Walk<'a>,
     live: &RefCell<Live<'a>>,

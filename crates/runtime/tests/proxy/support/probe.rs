@@ -47,10 +47,14 @@ impl Hooks for Doing {
         let base = Phases { request: true, ..Phases::default() };
         match self.what.as_str() {
             "tag" | "framing" | "answer-late" | "fail-late" | "original" => Phases { response: true, ..base },
-            "buffer-request" => Phases { request_body: BodyNeed::Buffered, ..base },
+            "buffer-request" | "stop-whole" | "answer-whole" => {
+                Phases { request_body: BodyNeed::Buffered, ..base }
+            }
             "buffer-response" => Phases { response_body: BodyNeed::Buffered, ..base },
             "look" => Phases { request_body: BodyNeed::Buffered, response_body: BodyNeed::Buffered, ..base },
-            "stream-request" | "stop-request" => Phases { request_body: BodyNeed::Streamed, ..base },
+            "stream-request" | "stop-request" | "answer-body" => {
+                Phases { request_body: BodyNeed::Streamed, ..base }
+            }
             "stream-response" | "stop-response" => Phases { response_body: BodyNeed::Streamed, ..base },
             "stream-both" => {
                 Phases { request_body: BodyNeed::Streamed, response_body: BodyNeed::Streamed, ..base }
@@ -113,8 +117,12 @@ impl Hooks for Doing {
         last: bool,
         _exchange: &mut Exchange<'_>,
     ) -> Result<Verdict, PolicyError> {
-        if self.what == "stop-request" && !body.is_empty() {
-            return Err(PolicyError("not this body".to_owned()));
+        match self.what.as_str() {
+            "stop-request" | "stop-whole" if !body.is_empty() => {
+                return Err(PolicyError("not this body".to_owned()));
+            }
+            "answer-body" | "answer-whole" if !body.is_empty() => return Ok(answer(&self.value)),
+            _ => {}
         }
         if self.what == "buffer-request" {
             assert!(last, "a buffered body comes once");
