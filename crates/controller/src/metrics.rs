@@ -3,17 +3,21 @@
 //! `ferrogate_controller_` for what exists only here. Labels are closed sets. Recording
 //! is a few atomics; the metrics endpoint in `admin` encodes them.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use ferrogate_base::telemetry::{TelemetryError, encode_metrics};
+use ferrogate_model::{Kind, Position};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::snapshot::Tally;
 
 /// Upper bounds in seconds, from contract 8.1, with a finer start: most answers are fast.
 const BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -267,21 +271,26 @@ impl Metrics {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// A write ended.
-    pub fn operation(&self, operation: Operation, status: Outcome) {
-        self.operations.get_or_create(&OperationLabels { operation, status, api_type: "rest" }).inc();
+    /// A write ended: one operation on each kind that was written.
+    pub fn operation(&self, operation: Operation, status: Outcome, kinds: BTreeSet<Kind>) {
+        for kind in kinds {
+            let labels = OperationLabels { operation, status, api_type: api_type(kind) };
+            self.operations.get_or_create(&labels).inc();
+        }
         if status == Outcome::Refused {
             self.validation_errors.get_or_create(&OperationLabel { operation, error_type: "refused" }).inc();
         }
     }
 
-    /// A snapshot was published.
-    pub fn published(&self, epoch: u64, revision: u64, artifacts: usize, deployed: usize) {
-        self.epoch.set(epoch);
-        self.revision.set(revision);
-        for (status, count) in [("deployed", deployed), ("undeployed", artifacts.saturating_sub(deployed))] {
-            let labels = StateLabels { api_type: "rest", status };
-            self.apis.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// A snapshot was published, with so many artifacts of each kind.
+    pub fn published(&self, position: Position, tallies: impl IntoIterator<Item = (Kind, Tally)>) {
+        self.epoch.set(position.epoch.0);
+        self.revision.set(position.revision.0);
+        for (kind, Tally { all, deployed }) in tallies {
+            for (status, count) in [("deployed", deployed), ("undeployed", all.saturating_sub(deployed))] {
+                let labels = StateLabels { api_type: api_type(kind), status };
+                self.apis.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
         }
     }
 
@@ -319,6 +328,15 @@ impl Metrics {
     }
 }
 
+/// What the contract's label says of a kind.
+const fn api_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::RestApi => "rest",
+        Kind::Secret => "secret",
+        Kind::Certificate => "certificate",
+    }
+}
+
 /// A request being answered.
 pub struct InFlight {
     metrics: Arc<Metrics>,
@@ -333,21 +351,34 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
-    use super::{Metrics, Operation, Outcome};
+    use ferrogate_model::{Epoch, Kind, Position, Revision};
+
+    use super::{Metrics, Operation, Outcome, Tally};
 
     #[test]
     fn contract_names_are_exported() {
         let metrics = Metrics::new();
         metrics.answered("GET", "/rest-apis/{id}", 200, 0.002);
-        metrics.operation(Operation::Create, Outcome::Success);
-        metrics.published(3, 9, 4, 3);
+        metrics.operation(Operation::Create, Outcome::Success, [Kind::RestApi].into());
+        metrics.operation(Operation::Apply, Outcome::Refused, [Kind::RestApi, Kind::Secret].into());
+        metrics.published(
+            Position::new(Epoch(3), Revision(9)),
+            [
+                (Kind::RestApi, Tally { all: 4, deployed: 3 }),
+                (Kind::Certificate, Tally { all: 2, deployed: 2 }),
+            ],
+        );
         let in_flight = metrics.request();
         let text = metrics.encode().expect("encodable");
         for line in [
             "gateway_controller_up 1",
             "gateway_controller_http_requests_total{method=\"GET\",endpoint=\"/rest-apis/{id}\",status_code=\"200\"} 1",
             "gateway_controller_api_operations_total{operation=\"create\",status=\"success\",api_type=\"rest\"} 1",
+            "gateway_controller_api_operations_total{operation=\"apply\",status=\"refused\",api_type=\"rest\"} 1",
+            "gateway_controller_api_operations_total{operation=\"apply\",status=\"refused\",api_type=\"secret\"} 1",
+            "gateway_controller_validation_errors_total{operation=\"apply\",error_type=\"refused\"} 1",
             "gateway_controller_apis{api_type=\"rest\",status=\"undeployed\"} 1",
+            "gateway_controller_apis{api_type=\"certificate\",status=\"deployed\"} 2",
             "gateway_controller_concurrent_requests 1",
             "ferrogate_controller_revision 9",
         ] {

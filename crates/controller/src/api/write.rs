@@ -182,8 +182,10 @@ impl App {
         options: &WriteOptions,
         writes: Vec<(Subject, Option<Admitted>)>,
     ) -> Result<Written, ApiError> {
+        let kinds = writes.iter().map(|(subject, _)| subject.name.kind).collect();
         let written = self.commit(operation, caller, options, writes).await;
-        self.metrics.operation(operation, written.as_ref().err().map_or(Outcome::Success, ApiError::outcome));
+        let outcome = written.as_ref().err().map_or(Outcome::Success, ApiError::outcome);
+        self.metrics.operation(operation, outcome, kinds);
         let (mut written, names) = written?;
         if let Some(wait) = &options.wait {
             written.live = Some(self.wait_live(&written.deployed, names, wait).await);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ferrogate_base::readiness::{Blocker, Readiness};
 use ferrogate_base::tasks::Tasks;
+use ferrogate_model::Kind;
 use ferrogate_store::Store;
 
 use crate::metrics::Metrics;
@@ -34,7 +35,7 @@ pub(super) fn replication(
         loop {
             if let Some(snapshot) = snapshots.get() {
                 let position = snapshot.position();
-                metrics.published(position.epoch.0, position.revision.0, snapshot.len(), snapshot.deployed());
+                metrics.published(position, Kind::ALL.map(|kind| (kind, snapshot.tally(kind))));
                 first = None;
             }
             let state = states.get();

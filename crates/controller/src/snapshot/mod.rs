@@ -14,7 +14,7 @@ mod tests;
 use std::sync::Arc;
 
 use ferrogate_base::parallel;
-use ferrogate_model::{Digest, Position, ResourceName, Revision};
+use ferrogate_model::{Digest, Kind, Position, ResourceName, Revision};
 use ferrogate_store::{Change, State};
 use imbl::{OrdMap, Vector};
 
@@ -53,7 +53,16 @@ pub struct Snapshot {
     known_from: Revision,
     /// Where the line led through, oldest first.
     past: Vector<Past>,
-    deployed: usize,
+    tallies: OrdMap<Kind, Tally>,
+}
+
+/// How many artifacts of one kind there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All of them.
+    pub all: usize,
+    /// Those that are deployed.
+    pub deployed: usize,
 }
 
 /// A position the line led through, with what is kept of its digest: a lane, by which a set that
@@ -79,7 +88,7 @@ impl Snapshot {
             buried: OrdMap::new(),
             known_from: state.position.revision,
             past: Vector::new(),
-            deployed: 0,
+            tallies: OrdMap::new(),
         };
         for entry in parallel::map(state.artifacts, Entry::new) {
             snapshot.put(Arc::new(entry));
@@ -169,10 +178,10 @@ impl Snapshot {
         self.by_name.is_empty()
     }
 
-    /// How many artifacts are deployed.
+    /// How many artifacts of this kind there are.
     #[must_use]
-    pub const fn deployed(&self) -> usize {
-        self.deployed
+    pub fn tally(&self, kind: Kind) -> Tally {
+        self.tallies.get(&kind).copied().unwrap_or_default()
     }
 
     /// The whole snapshot in one canonical form: two replicas at one position give the same
@@ -191,7 +200,9 @@ impl Snapshot {
 
     fn put(&mut self, entry: Arc<Entry>) {
         self.digest = self.digest.plus(entry.contribution());
-        self.deployed += usize::from(entry.encoded.is_some());
+        let tally = self.tallies.entry(entry.stored.name.kind).or_default();
+        tally.all += 1;
+        tally.deployed += usize::from(entry.stored.payload.is_some());
         if let Some(revision) = self.buried.remove(&entry.stored.name) {
             self.tombstones.remove(&revision);
         }
@@ -203,7 +214,9 @@ impl Snapshot {
         let Some(entry) = self.by_name.remove(name) else { return };
         self.by_revision.remove(&entry.stored.revision);
         self.digest = self.digest.minus(entry.contribution());
-        self.deployed = self.deployed.saturating_sub(usize::from(entry.encoded.is_some()));
+        let tally = self.tallies.entry(name.kind).or_default();
+        tally.all = tally.all.saturating_sub(1);
+        tally.deployed = tally.deployed.saturating_sub(usize::from(entry.stored.payload.is_some()));
     }
 
     fn bury(&mut self, name: ResourceName, revision: Revision) {

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferrogate_model::{Digest, Epoch, Position, ResourceName, Revision};
+use ferrogate_model::{Digest, Epoch, Kind, Position, ResourceName, Revision};
 use ferrogate_store::{Change, State, StoredArtifact};
 use ferrogate_xds::Catalog;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 use uuid::Uuid;
 
-use super::{Limits, Snapshot};
+use super::{Limits, Snapshot, Tally};
 
 /// One write of a random history.
 #[derive(Clone, Debug)]
@@ -116,7 +116,11 @@ proptest! {
             let rebuilt = Snapshot::load(state.clone(), Limits::default());
             prop_assert_eq!(snapshot.bytes(), rebuilt.bytes());
             prop_assert_eq!(Catalog::digest(&snapshot), rebuilt_digest(state));
-            prop_assert_eq!(snapshot.deployed(), rebuilt.everything().len());
+            for kind in Kind::ALL {
+                let of_kind = state.artifacts.iter().filter(|one| one.name.kind == kind);
+                let deployed = of_kind.clone().filter(|one| one.payload.is_some()).count();
+                prop_assert_eq!(snapshot.tally(kind), Tally { all: of_kind.count(), deployed });
+            }
             prop_assert_eq!(snapshot.position(), Position::new(line.epoch, state.position.revision));
         }
     }
