@@ -199,7 +199,7 @@ impl IntoResponse for Denied {
             Denied::NotYet => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not_ready",
-                "the administrator is not known yet: the database has not been read",
+                "credentials cannot be checked yet: what they are checked against has not been read",
             ),
         };
         let mut response = json(status, &AuthErrorBody { code, message });

@@ -107,7 +107,8 @@ impl JwtVerifier {
     /// When any part of it does not hold.
     pub async fn check(&self, token: &str) -> Result<Arc<Principal>, Denied> {
         let header = decode_header(token).map_err(|_| Denied::Failed)?;
-        let keys = self.keys.load_full().ok_or(Denied::Failed)?;
+        // No fault of the token's: the provider has not been heard of since the start.
+        let keys = self.keys.load_full().ok_or(Denied::NotYet)?;
         let candidates: Vec<&Jwk> = match &header.kid {
             Some(kid) => keys.find(kid).into_iter().collect(),
             None => keys.keys.iter().collect(),
@@ -193,7 +194,16 @@ fn map_roles(values: &[&str], mapping: &BTreeMap<String, Vec<String>>) -> Vec<St
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::map_roles;
+    use super::{Denied, JwtSettings, JwtVerifier, map_roles};
+
+    #[tokio::test]
+    async fn nothing_is_said_of_a_token_before_there_are_keys() {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let verifier = JwtVerifier::new(JwtSettings::default()).expect("a client");
+        // {"alg":"ES256"}, no claims, no signature.
+        assert_eq!(verifier.check("eyJhbGciOiJFUzI1NiJ9.e30.AA").await, Err(Denied::NotYet));
+        assert_eq!(verifier.check("no token").await, Err(Denied::Failed));
+    }
 
     #[test]
     fn roles_are_mapped_and_the_rest_kept_or_caught() {

@@ -46,7 +46,7 @@ pub enum Denied {
     },
     /// Too many checks are waiting.
     Overloaded,
-    /// The users are not known yet.
+    /// What credentials are checked against is not known yet: the users, or the provider's keys.
     NotYet,
     /// The principal lacks the role.
     Forbidden,

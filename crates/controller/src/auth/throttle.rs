@@ -2,7 +2,7 @@
 //! Slows guessing: after a few failures each further attempt from one source waits its
 //! turn, longer with each failure. Concurrent attempts queue behind one another, so
 //! parallel guessing gains nothing. Credentials verified a moment ago skip the queue
-//! (see `cache`), so a neighbour's guessing does not lock a client out.
+//! (see `Basic::recall`), so a neighbour's guessing does not lock a client out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
