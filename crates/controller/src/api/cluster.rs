@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
+use ferrogate_model::Position;
 use ferrogate_store::{Cluster, ControllerLease, RuntimeLease};
 use http::StatusCode;
 use serde::Serialize;
@@ -40,7 +41,8 @@ pub struct ClusterAnswer {
     pub revision: u64,
     /// The digest of the whole set at that revision: equal on every replica that is there.
     pub digest: String,
-    /// `available`, `starting` or `unavailable`, as it sees the store.
+    /// `available`, `starting`, `unavailable` or `sealed`, as it sees the store: the last when what
+    /// is there needs a key that it lacks.
     pub store: &'static str,
     /// False when the store did not answer: then only what this controller sees itself is listed.
     pub complete: bool,
@@ -86,7 +88,7 @@ pub struct RuntimeView {
     pub epoch: u64,
     /// The revision it acknowledged last.
     pub applied: u64,
-    /// How many revisions it is behind the newest controller.
+    /// How many revisions it is behind the newest controller: all of them in another epoch.
     pub lag: u64,
     /// Since how many seconds it has been behind; 0 when it is not.
     pub lag_seconds: f64,
@@ -159,7 +161,7 @@ async fn cluster(State(app): State<Arc<App>>) -> Response {
         store,
         complete,
         controllers: cluster.controllers.iter().map(|one| controller(one, &cluster)).collect(),
-        runtimes: cluster.runtimes.iter().map(|one| runtime(one, &cluster, head.revision.0)).collect(),
+        runtimes: cluster.runtimes.iter().map(|one| runtime(one, &cluster, head)).collect(),
     };
     let mut response = answer(StatusCode::OK, &body);
     if !complete {
@@ -181,7 +183,7 @@ fn controller(lease: &ControllerLease, cluster: &Cluster) -> ControllerView {
     }
 }
 
-fn runtime(lease: &RuntimeLease, cluster: &Cluster, head: u64) -> RuntimeView {
+fn runtime(lease: &RuntimeLease, cluster: &Cluster, head: Position) -> RuntimeView {
     let rejects = lease.rejects.iter().map(|one| RejectView {
         resource: one.resource.clone(),
         revision: one.revision,
@@ -193,7 +195,7 @@ fn runtime(lease: &RuntimeLease, cluster: &Cluster, head: u64) -> RuntimeView {
         controller: lease.controller.clone(),
         epoch: lease.applied.epoch.0,
         applied: lease.applied.revision.0,
-        lag: head.saturating_sub(lease.applied.revision.0),
+        lag: lag(head, lease.applied),
         lag_seconds: lease.behind_since.map_or(0.0, |since| seconds(cluster.now, since)),
         alive: lease.connected && !is_expired(lease.renewed_at, cluster.now),
         connected: lease.connected,
@@ -205,7 +207,37 @@ fn runtime(lease: &RuntimeLease, cluster: &Cluster, head: u64) -> RuntimeView {
     }
 }
 
+/// Revisions of another epoch are not those of this one, however they are numbered.
+fn lag(head: Position, applied: Position) -> u64 {
+    if applied.epoch == head.epoch {
+        head.revision.0.saturating_sub(applied.revision.0)
+    } else {
+        head.revision.0
+    }
+}
+
 fn seconds(now: i64, then: i64) -> f64 {
     let micros = u64::try_from(now.saturating_sub(then)).unwrap_or(0);
     Duration::from_micros(micros).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrogate_model::{Epoch, Position, Revision};
+
+    use super::lag;
+
+    #[test]
+    fn a_runtime_in_another_epoch_lacks_everything() {
+        let at = |epoch, revision| Position::new(Epoch(epoch), Revision(revision));
+        for (head, applied, expected) in [
+            (at(2, 9), at(2, 7), 2),
+            (at(2, 9), at(2, 9), 0),
+            (at(2, 9), at(2, 11), 0),
+            (at(2, 9), at(1, 40), 9),
+            (at(2, 9), Position::default(), 9),
+        ] {
+            assert_eq!(lag(head, applied), expected, "{applied} of {head}");
+        }
+    }
 }
