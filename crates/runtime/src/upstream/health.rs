@@ -39,7 +39,8 @@ pub struct Checked {
 /// How one endpoint stands.
 pub struct Health {
     origin: Instant,
-    /// [`UNKNOWN`], [`UNHEALTHY`], or since when it is healthy in microseconds, from 2 on.
+    /// [`UNKNOWN`], [`UNHEALTHY`], [`ALWAYS`], or since when it is healthy again in
+    /// microseconds, from [`AGAIN`] on.
     word: AtomicU64,
     last: Mutex<Progress>,
 }
@@ -73,6 +74,9 @@ pub struct Checks {
 /// Nothing was answered yet: used like a healthy one, for nothing speaks against it.
 const UNKNOWN: u64 = 0;
 const UNHEALTHY: u64 = 1;
+/// Healthy, and never otherwise: there is nothing that it has to come back from slowly.
+const ALWAYS: u64 = 2;
+const AGAIN: u64 = 3;
 
 impl Checks {
     /// The health of this endpoint; a checker is started for one not known before.
@@ -152,7 +156,7 @@ impl Health {
     #[must_use]
     pub fn back_for_us(&self, now: Instant) -> Option<u64> {
         match self.word.load(Ordering::Relaxed) {
-            UNKNOWN | UNHEALTHY => None,
+            UNKNOWN | UNHEALTHY | ALWAYS => None,
             since => self.micros(now).checked_sub(since),
         }
     }
@@ -171,8 +175,8 @@ impl Health {
             }
         }
         let next = match (word, good) {
-            (UNKNOWN, true) => Some(2),
-            (UNHEALTHY, true) if last.good >= check.healthy_threshold => Some(self.micros(now).max(2)),
+            (UNKNOWN, true) => Some(ALWAYS),
+            (UNHEALTHY, true) if last.good >= check.healthy_threshold => Some(self.micros(now).max(AGAIN)),
             (UNKNOWN, false) => Some(UNHEALTHY),
             (UNHEALTHY, _) | (_, true) => None,
             (_, false) => (last.bad >= check.unhealthy_threshold).then_some(UNHEALTHY),
@@ -244,6 +248,19 @@ mod tests {
             assert_eq!(health.note(&check, bad(), back), expected);
         }
         assert!(!health.is_usable() && health.back_for_us(back).is_none());
+    }
+
+    #[test]
+    fn an_endpoint_that_never_was_unwell_is_not_back() {
+        let (start, check) = (Instant::now(), check(1, 1));
+        let health = Health::new(start);
+        assert_eq!(health.back_for_us(start), None);
+        assert_eq!(health.note(&check, Ok(()), start), Some(true));
+        let later = start + Duration::from_secs(5);
+        assert_eq!(health.back_for_us(later), None, "its first good answer is no recovery");
+        assert_eq!(health.note(&check, Err("no".to_owned()), later), Some(false));
+        assert_eq!(health.note(&check, Ok(()), later), Some(true));
+        assert_eq!(health.back_for_us(later + Duration::from_micros(7)), Some(7));
     }
 
     #[test]
