@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Accepting connections within limits: only so many at once, none that stays silent
-//! for long, and none whose request arrives byte by byte. Slow and forgotten clients of
-//! the management side cost a file descriptor each; without a limit they would cost all
-//! of them. The time of a body is bounded where it is read, in `api::options`.
+//! for long, none whose request arrives byte by byte, and none that does not take its
+//! answer. Slow and forgotten clients of the management side cost a file descriptor each;
+//! without a limit they would cost all of them. The time of a body is bounded where it is
+//! read, in `api::body`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +31,9 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// The longest a request's head may take from its first byte to its last, and the rest of a
 /// body that nobody read after the answer. The connection is closed then.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest a client may take nothing of what is being sent to it. The connection is closed
+/// then.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// After a failed accept, usually for want of file descriptors, the pause before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,6 +42,7 @@ pub struct Limited {
     listener: TcpListener,
     permits: Arc<Semaphore>,
     head_deadline: Duration,
+    write_deadline: Duration,
 }
 
 /// A connection that holds its place.
@@ -47,6 +52,9 @@ pub struct Connection {
     /// Runs while a head is arriving.
     head: Option<Pin<Box<Sleep>>>,
     head_deadline: Duration,
+    /// Runs while the client takes nothing.
+    blocked: Option<Pin<Box<Sleep>>>,
+    write_deadline: Duration,
     serving: Arc<AtomicBool>,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -68,7 +76,7 @@ impl Limited {
     #[must_use]
     pub fn new(listener: TcpListener) -> Limited {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Limited { listener, permits, head_deadline: HEAD_DEADLINE }
+        Limited { listener, permits, head_deadline: HEAD_DEADLINE, write_deadline: WRITE_DEADLINE }
     }
 }
 
@@ -105,6 +113,8 @@ impl Listener for Limited {
                         silence,
                         head: None,
                         head_deadline: self.head_deadline,
+                        blocked: None,
+                        write_deadline: self.write_deadline,
                         serving: Arc::default(),
                         _place: place,
                     };
@@ -141,6 +151,21 @@ impl Connection {
         }
         self.head.as_mut().is_some_and(|head| head.as_mut().poll(context).is_ready())
     }
+
+    /// What was written, or that nothing could be for too long.
+    fn bounded(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        let deadline = self.write_deadline;
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(deadline)));
+        blocked.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl AsyncRead for Connection {
@@ -170,7 +195,8 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, data)
+        let written = Pin::new(&mut self.stream).poll_write(context, data);
+        self.bounded(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -186,7 +212,8 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, data)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, data);
+        self.bounded(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -197,6 +224,7 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use axum::Router;
@@ -207,7 +235,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
-    use super::{Limited, Peer, arrived};
+    use super::{Limited, MAX_CONNECTIONS, Peer, arrived};
 
     const HEAD: Duration = Duration::from_millis(300);
     const SOON: Duration = Duration::from_secs(20);
@@ -244,6 +272,29 @@ mod tests {
             assert!(started.elapsed() < SOON, "still read after {:?}", started.elapsed());
             byte.tick().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_gives_its_place_back() {
+        let tasks = Tasks::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let limited = Limited { write_deadline: HEAD, ..Limited::new(listener) };
+        let places = Arc::clone(&limited.permits);
+        let large = || async { vec![b'x'; 64 << 20] };
+        let router = Router::new().route("/", get(large)).layer(from_fn(arrived));
+        tasks.spawn("server", async move {
+            axum::serve(limited, router.into_make_service_with_connect_info::<Peer>()).await.ok();
+        });
+        let mut silent = TcpStream::connect(address).await.expect("listens");
+        // The second request lies unread behind the first: nobody waits for more of it.
+        silent.write_all(&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2)).await.expect("sent");
+        let begun = tokio::time::timeout(SOON, silent.readable()).await;
+        assert!(begun.is_ok_and(|readable| readable.is_ok()), "an answer begins");
+        let all = u32::try_from(MAX_CONNECTIONS).expect("few") - 1;
+        // One place is held by the accept that waits.
+        let freed = tokio::time::timeout(SOON, places.acquire_many(all)).await;
+        assert!(freed.is_ok_and(|places| places.is_ok()), "not closed in time");
     }
 
     #[tokio::test]

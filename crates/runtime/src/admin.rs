@@ -5,12 +5,14 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ferrogate_base::readiness::Readiness;
 use ferrogate_base::tasks::Tasks;
+use ferrogate_base::telemetry::{METRICS_CONTENT_TYPE, encode_metrics};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -22,6 +24,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Admin;
@@ -33,6 +36,12 @@ const MAX_CONNECTIONS: usize = 64;
 
 /// A request here is small; who takes longer to send it is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection is asked to end after this long: whoever holds one shares the places with others.
+const CONNECTION_AGE: Duration = Duration::from_secs(60);
+
+/// What it may still take of an answer then; who does not read it is cut off.
+const LAST_ANSWER: Duration = Duration::from_secs(10);
 
 /// What a side door answers.
 pub trait Door: Send + Sync + 'static {
@@ -112,8 +121,18 @@ async fn serve(stream: TcpStream, client: SocketAddr, door: Arc<dyn Door>) {
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a side door's connection ended");
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = match timeout(CONNECTION_AGE, connection.as_mut()).await {
+        Ok(ended) => Ok(ended),
+        Err(_old) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_ANSWER, connection).await
+        }
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a side door's connection ended"),
+        Err(_) => tracing::debug!(%client, "a side door's client did not read its answer"),
     }
 }
 
@@ -245,11 +264,8 @@ impl Door for MetricsDoor {
         if path != "/metrics" {
             return text(StatusCode::NOT_FOUND, "404 page not found\n");
         }
-        match ferrogate_base::telemetry::encode_metrics(&self.0) {
-            Ok(body) => {
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                respond(StatusCode::OK, kind, body.into())
-            }
+        match encode_metrics(&self.0) {
+            Ok(body) => respond(StatusCode::OK, METRICS_CONTENT_TYPE, body.into()),
             Err(error) => {
                 tracing::error!(%error, "the metrics could not be encoded");
                 text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded\n")
@@ -275,4 +291,42 @@ fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::{Response, StatusCode};
+    use http_body_util::Full;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::{Door, respond, serve};
+
+    /// Answers more than any two sockets hold.
+    struct Endless;
+
+    impl Door for Endless {
+        fn answer(&self, _path: &str, _client: IpAddr) -> Response<Full<Bytes>> {
+            respond(StatusCode::OK, "text/plain", vec![b'x'; 64 << 20].into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_gives_its_place_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let address = listener.local_addr().expect("bound");
+        let mut silent = socket.connect(address).await.expect("listens");
+        let (stream, client) = listener.accept().await.expect("connected");
+        silent.write_all(b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n").await.expect("sent");
+        let served = serve(stream, client, Arc::new(Endless));
+        // The clock runs by itself while nothing else happens.
+        tokio::time::timeout(Duration::from_secs(3600), served).await.expect("its end");
+    }
 }
