@@ -50,7 +50,7 @@ impl Fleet {
 
     /// How many are connected.
     #[must_use]
-    pub fn connected(&self) -> usize {
+    pub fn connected_count(&self) -> usize {
         self.with(|members| members.values().filter(|member| member.lease.connected).count())
     }
 
@@ -132,7 +132,7 @@ impl StreamObserver for Fleet {
         };
         self.with(|members| members.insert(node.id, Member { lease, dirty: true }));
         self.changed.set(());
-        self.metrics.set_runtimes_connected(self.connected());
+        self.metrics.set_runtimes_connected(self.connected_count());
     }
 
     fn sent(&self, runtime_id: &str, sent: Sent) {
@@ -169,6 +169,6 @@ impl StreamObserver for Fleet {
     fn disconnected(&self, runtime_id: &str) {
         tracing::info!(runtime = runtime_id, "runtime disconnected");
         self.update(runtime_id, |lease| lease.connected = false);
-        self.metrics.set_runtimes_connected(self.connected());
+        self.metrics.set_runtimes_connected(self.connected_count());
     }
 }

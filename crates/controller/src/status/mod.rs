@@ -25,8 +25,11 @@ use live::{Liveness, Scope, Target};
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// After an acknowledgement, how long to wait for others before reporting them together.
 const GATHER: Duration = Duration::from_millis(1);
-/// How often the leases are read while somebody waits for other controllers' runtimes.
-const POLL_EVERY: Duration = Duration::from_millis(3);
+/// Between two looks at the leases while somebody waits for other controllers' runtimes: at
+/// first, and at last.
+const POLL_EVERY: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(100)];
+/// What a look too late may add to a wait, as a part of the wait.
+const POLL_PART: u32 = 8;
 /// Leases younger than this are not read again: many waiters cost one reader.
 const VIEW_AGE: Duration = Duration::from_millis(2);
 
@@ -90,6 +93,7 @@ impl Status {
     pub async fn wait_live(&self, target: &Target, scope: &Scope, timeout: Duration) -> Liveness {
         let deadline = Instant::now() + timeout;
         let mut changes = self.fleet.changes();
+        let mut since = Instant::now();
         loop {
             changes.mark_seen();
             let answer = match self.cluster(VIEW_AGE).await {
@@ -103,11 +107,12 @@ impl Status {
             if answer.live || answer.is_final() || Instant::now() >= deadline {
                 return answer;
             }
-            let next = deadline.min(Instant::now() + POLL_EVERY);
+            let next = deadline.min(Instant::now() + pause(since.elapsed()));
             tokio::select! {
                 biased;
                 // Both arms only wait; the fleet, which owns the sender, outlives this call.
-                _changed_or_closed = changes.changed() => {}
+                // Where one runtime moves, others are about to.
+                _changed_or_closed = changes.changed() => since = Instant::now(),
                 () = tokio::time::sleep_until(next) => {}
             }
         }
@@ -120,15 +125,15 @@ impl Status {
         let mut requests = self.metrics.management_requests();
         let mut load = 0.0;
         let mut failing = false;
-        let mut full_at = Instant::now();
+        let (mut counted_at, mut full_at) = (Instant::now(), Instant::now());
         loop {
             let now = Instant::now();
             let everything = now >= full_at;
             if everything {
                 full_at = now + REPORT_EVERY;
                 let seen = self.metrics.management_requests();
-                load = rate(seen.saturating_sub(requests));
-                requests = seen;
+                load = rate(seen.saturating_sub(requests), now.duration_since(counted_at));
+                (requests, counted_at) = (seen, now);
             }
             failing = self.report_once(everything, load, failing).await;
             tokio::select! {
@@ -174,7 +179,7 @@ impl Status {
             id: self.fleet.controller().to_owned(),
             zone: self.zone.clone(),
             position: self.replica.position(),
-            runtimes: u32::try_from(self.fleet.connected()).unwrap_or(u32::MAX),
+            runtimes: u32::try_from(self.fleet.connected_count()).unwrap_or(u32::MAX),
             load,
             sealing: self.sealing.clone(),
             renewed_at: now,
@@ -183,6 +188,43 @@ impl Status {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a load of 2^53 requests a second is not met")]
-fn rate(requests: u64) -> f64 {
-    requests as f64 / REPORT_EVERY.as_secs_f64()
+fn rate(requests: u64, over: Duration) -> f64 {
+    // A report that hangs in a slow database makes the time longer than planned.
+    if over.is_zero() { 0.0 } else { requests as f64 / over.as_secs_f64() }
+}
+
+/// How long a wait that began so long ago waits until it looks again: most are over in a few
+/// milliseconds and must not notice, and none may keep the database busy for a minute.
+fn pause(waited: Duration) -> Duration {
+    let [first, last] = POLL_EVERY;
+    (waited / POLL_PART).clamp(first, last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{pause, rate};
+
+    #[test]
+    fn a_wait_looks_often_at_first_and_seldom_later() {
+        let millis = Duration::from_millis;
+        for (waited, expected) in [(0, 3), (24, 3), (80, 10), (800, 100), (60_000, 100)] {
+            assert_eq!(pause(millis(waited)), millis(expected), "after {waited} ms");
+        }
+        let (mut waited, mut looks) = (Duration::ZERO, 0);
+        while waited < Duration::from_secs(60) {
+            waited += pause(waited);
+            looks += 1;
+        }
+        assert!(looks < 700, "{looks} looks in a minute");
+    }
+
+    #[test]
+    fn a_load_is_that_of_the_time_it_was_counted_in() {
+        let loads =
+            [(0, 1), (10, 1), (10, 4)].map(|(count, seconds)| rate(count, Duration::from_secs(seconds)));
+        assert_eq!(loads, [0.0, 10.0, 2.5]);
+        assert_eq!(rate(7, Duration::ZERO), 0.0, "nothing is known yet");
+    }
 }
