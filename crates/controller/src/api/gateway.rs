@@ -101,8 +101,11 @@ async fn history(
     let after = Position::new(head.position.epoch, Revision(start));
     let changes = match app.store.changes_since(after, limit).await? {
         Changes::Line { changes, .. } => changes,
-        // The log was cut or the epoch changed between the two reads: nothing to show just now.
-        Changes::Resync(_) => Vec::new(),
+        // An empty answer would say that there is no history.
+        Changes::Resync(_) => {
+            let cut = "The change log was cut, or begun anew, while it was being read. Try again";
+            return Err(ApiError::Unavailable(cut.to_owned()));
+        }
     };
     let newest_first = changes.iter().rev().filter(|change| change.revision.0 <= end);
     Ok(list(newest_first.map(RevisionInfo::of).collect()))
@@ -174,7 +177,7 @@ async fn rollback(
 )]
 async fn batch(State(app): State<Arc<App>>, Segments(id): Segments<String>) -> Result<Response, ApiError> {
     let id = Uuid::parse_str(&id).map_err(|_| ApiError::BadRequest(format!("'{id}' is not a batch id")))?;
-    let outcome = app.deployer.outcome(id).await?;
+    let outcome = app.store.outcome(id).await?;
     let found = BatchAnswer {
         id: id.to_string(),
         outcome: if outcome.is_some() { "committed" } else { "not committed" },

@@ -197,14 +197,6 @@ impl Deployer {
         Ok(())
     }
 
-    /// What became of a batch.
-    ///
-    /// # Errors
-    /// When the store cannot tell now.
-    pub async fn outcome(&self, id: Uuid) -> Result<Option<Committed>, StoreError> {
-        self.store.outcome(id).await
-    }
-
     async fn resolve(&self, id: Uuid) -> Result<Committed, DeployError> {
         tracing::warn!(batch = %id, "a commit's answer, or the database that gave it, was lost; asking what became of it");
         let deadline = Instant::now() + OUTCOME_DEADLINE;

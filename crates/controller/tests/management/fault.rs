@@ -33,6 +33,8 @@ pub enum Mode {
     LoseInFailover,
     /// Commits are answered by a database that fails over, and they survive.
     FailOver,
+    /// The change log is cut between any two looks at it.
+    CutLog,
 }
 
 /// A sound store with a switch.
@@ -83,6 +85,9 @@ impl Store for Faulty {
     }
 
     async fn changes_since(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
+        if self.is(Mode::CutLog) {
+            return Ok(Changes::Resync(self.inner.head().await?));
+        }
         self.up()?.changes_since(after, limit).await
     }
 

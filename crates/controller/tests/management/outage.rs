@@ -27,6 +27,18 @@ async fn gateway_over(mode: Mode) -> (Gateway, Arc<Faulty>, tempfile::TempDir) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_cannot_be_read_is_not_an_empty_one() {
+    let (gateway, store, _dir) = gateway().await;
+    gateway.create("x", "/x").await;
+    let listed = gateway.get("/revisions").await;
+    assert_eq!((listed.status.as_u16(), listed.json()["revisions"].as_array().map(Vec::len)), (200, Some(1)));
+    store.set(Mode::CutLog);
+    let cut = gateway.get("/revisions").await;
+    assert_eq!((cut.status.as_u16(), cut.header("retry-after")), (503, Some("1")), "{cut:?}");
+    store.set(Mode::Sound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn memory_answers_reads_and_writes_are_told_to_come_back() {
     let (gateway, store, _dir) = gateway().await;
     gateway.create("x", "/x").await;
