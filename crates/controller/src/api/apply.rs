@@ -222,7 +222,12 @@ async fn admit(
                 message: format!("{} stands in this request twice", one.name),
             }),
             Some(Err(refusal)) => faults.extend(named(&label, refusal)),
-            None => {}
+            None => {
+                return Err(ApiError::Internal {
+                    message: "Internal server error",
+                    cause: format!("admission lost the document {label}"),
+                });
+            }
         }
     }
     if !faults.is_empty() {

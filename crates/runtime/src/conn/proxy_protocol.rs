@@ -56,13 +56,14 @@ async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Client>
     if header == SIGNATURE {
         let mut rest = [0; 4];
         stream.read_exact(&mut rest).await?;
-        let length = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+        let [command, family, high, low] = rest;
+        let length = usize::from(u16::from_be_bytes([high, low]));
         if length > MAX_V2_BYTES {
             return Err(bad(HeaderError::TooLong));
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
-        return parse_v2(rest[0], rest[1], &body).map_err(bad);
+        return parse_v2(command, family, &body).map_err(bad);
     }
     if !header.starts_with(b"PROXY ") {
         return Err(bad(HeaderError::Missing));

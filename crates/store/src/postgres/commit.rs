@@ -5,6 +5,7 @@
 
 use ferrogate_model::Position;
 use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
 
 use super::connect::UNEASE;
 use super::{NEW_EPOCH_ATTEMPTS, PostgresStore, lineage};
@@ -99,11 +100,9 @@ impl PostgresStore {
                 Ok(committed)
             }
             Ok(Err(error)) if certainly_rolled_back(&error) => Err(error.into()),
-            lost => {
-                let error = lost.err().map_or("lost connection".to_owned(), |error| error.to_string());
-                tracing::warn!(batch = %batch.id, error, "the outcome of a commit is unknown");
-                Err(CommitError::Unknown(batch.id))
-            }
+            Ok(Err(error)) => Err(unknown(batch.id, &error)),
+            // Too late, or nobody at the other end.
+            Err(error) => Err(unknown(batch.id, &error)),
         }
     }
 
@@ -191,13 +190,20 @@ impl PostgresStore {
         if references.is_empty() {
             return Ok(());
         }
-        let of = |at: usize| references.iter().map(|row| row[at]).collect::<Vec<_>>();
+        let columns = [(); 4].map(|()| Vec::with_capacity(references.len()));
+        let [mut kinds, mut handles, mut target_kinds, mut target_handles] = columns;
+        for [kind, handle, target_kind, target_handle] in references {
+            kinds.push(kind);
+            handles.push(handle);
+            target_kinds.push(target_kind);
+            target_handles.push(target_handle);
+        }
         sqlx::query(REFER)
             .bind(self.gateway.as_str())
-            .bind(of(0))
-            .bind(of(1))
-            .bind(of(2))
-            .bind(of(3))
+            .bind(kinds)
+            .bind(handles)
+            .bind(target_kinds)
+            .bind(target_handles)
             .execute(&mut **tx)
             .await?;
         Ok(())
@@ -302,4 +308,9 @@ impl PostgresStore {
 /// The two columns that name artifacts.
 fn names<'a>(changes: impl Iterator<Item = &'a Change>) -> (Vec<&'static str>, Vec<&'a str>) {
     changes.map(|change| (change.name.kind.path_name(), change.name.handle.as_str())).unzip()
+}
+
+fn unknown(batch: Uuid, error: &dyn std::fmt::Display) -> CommitError {
+    tracing::warn!(%batch, %error, "the outcome of a commit is unknown");
+    CommitError::Unknown(batch)
 }
