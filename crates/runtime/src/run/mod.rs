@@ -274,11 +274,7 @@ impl RunningRuntime {
         let (workers, writer) = (std::mem::take(&mut self.workers), self.writer.take());
         // Threads are joined off the executor: the last lines of the access log may take a moment.
         let joined = tokio::task::spawn_blocking(move || {
-            for worker in workers {
-                if worker.join().is_err() {
-                    tracing::error!("a worker had panicked");
-                }
-            }
+            join(workers);
             if let Some(writer) = writer {
                 writer.finish();
             }
@@ -381,15 +377,42 @@ type Workers = (Vec<std::thread::JoinHandle<()>>, Vec<Arc<WorkerMetrics>>);
 fn start_workers(shared: &Shared, bound: &Bound, blocks: &access_log::Blocks) -> std::io::Result<Workers> {
     let count = shared.workers;
     let metrics: Vec<Arc<WorkerMetrics>> = (0..count).map(|_| Arc::default()).collect();
-    let start = |(index, metrics): (usize, &Arc<WorkerMetrics>)| {
+    let starts = metrics.iter().enumerate().map(|(index, metrics)| {
         let sockets = Sockets {
             http: listener::share(&bound.http, index, count)?,
             https: listener::share(&bound.https, index, count)?,
         };
         Job { shared: shared.clone(), sockets, blocks: blocks.clone(), metrics: metrics.clone() }.start(index)
-    };
-    let workers = metrics.iter().enumerate().map(start).collect::<std::io::Result<_>>()?;
-    Ok((workers, metrics))
+    });
+    Ok((all_or_none(starts, &shared.stop)?, metrics))
+}
+
+/// Every thread, or none: where one cannot be started, those that run already end first, or they
+/// would serve on behind a start that has failed.
+fn all_or_none(
+    starts: impl Iterator<Item = std::io::Result<std::thread::JoinHandle<()>>>,
+    stop: &CancellationToken,
+) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    for started in starts {
+        match started {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                stop.cancel();
+                join(threads);
+                return Err(error);
+            }
+        }
+    }
+    Ok(threads)
+}
+
+fn join(workers: Vec<std::thread::JoinHandle<()>>) {
+    for worker in workers {
+        if worker.join().is_err() {
+            tracing::error!("a worker had panicked");
+        }
+    }
 }
 
 /// TLS towards clients, where they may speak it, and towards upstreams.
@@ -485,4 +508,32 @@ fn capabilities(registry: &Registry) -> Capabilities {
         let major = version.split('.').next().unwrap_or(version);
         capabilities.with(format!("policy/{}/{major}", registered.definition.name()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::all_or_none;
+
+    #[test]
+    fn workers_end_with_the_start_that_failed() {
+        static ENDED: AtomicUsize = AtomicUsize::new(0);
+        let stop = CancellationToken::new();
+        let starts = (0..4).map(|index| {
+            if index == 2 {
+                return Err(std::io::ErrorKind::OutOfMemory.into());
+            }
+            let stop = stop.clone();
+            std::thread::Builder::new().spawn(move || {
+                let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
+                executor.block_on(stop.cancelled());
+                ENDED.fetch_add(1, Ordering::SeqCst);
+            })
+        });
+        assert!(all_or_none(starts, &stop).is_err());
+        assert_eq!(ENDED.load(Ordering::SeqCst), 2, "both that had begun, and the fourth never did");
+    }
 }
