@@ -19,7 +19,7 @@ pub mod violation;
 
 pub use digest::Digest;
 pub use fields::Refusal;
-pub use name::{GatewayId, Handle, Kind, NameError, ResourceName};
+pub use name::{DEFAULT_GATEWAY, GatewayId, Handle, Kind, NameError, ResourceName};
 pub use resource::{Reject, Resource};
 pub use revision::{Epoch, Position, Revision};
 pub use violation::{Violation, Violations};

@@ -27,6 +27,9 @@ pub enum Kind {
     Certificate,
 }
 
+/// The gateway of whoever names none: one id for both planes, or they would not find each other.
+pub const DEFAULT_GATEWAY: &str = "platform-gateway-id";
+
 /// `metadata.name` of an artifact: unique within its gateway and kind, and its path segment in the API.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

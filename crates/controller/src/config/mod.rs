@@ -17,6 +17,7 @@ use std::time::Duration;
 use ferrogate_base::config::{ListenKeys, Reader};
 use ferrogate_base::networks::Networks;
 use ferrogate_base::secret::Secret;
+use ferrogate_model::DEFAULT_GATEWAY;
 use ferrogate_model::document::{Defaults, MAX_BUNDLE_BYTES, MAX_DOCUMENT_BYTES};
 use ferrogate_model::kinds::rest_api::is_host_pattern;
 use ferrogate_model::template::Lookup;
@@ -145,7 +146,7 @@ impl Config {
             join_token_file.is_some() || stream_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let stream_default = if guarded { "0.0.0.0:18000" } else { "127.0.0.1:18000" };
         let config = Config {
-            gateway_id: reader.name("controller.server.gateway_id", "platform-gateway-id"),
+            gateway_id: reader.name("controller.server.gateway_id", DEFAULT_GATEWAY),
             replica_id: reader.name("controller.replica_id", "controller-1"),
             zone: reader.string("controller.zone", ""),
             database_url: database::database_url(reader, &data_dir),

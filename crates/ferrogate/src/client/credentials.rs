@@ -4,14 +4,14 @@
 //! part of the configuration, and the only one that reads the environment.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ferrogate_base::secret::Secret;
 
 use super::ClientError;
 use crate::cli::Connection;
-use crate::roles::{LISTENERS_FILE, data_root};
+use crate::roles::{LISTENERS_FILE, data_root, reachable};
 
 const DEFAULT_CONTROLLER: &str = "http://127.0.0.1:9090";
 const DEFAULT_USERNAME: &str = "admin";
@@ -106,15 +106,7 @@ fn stored_password(dirs: &[PathBuf]) -> Result<Secret, ClientError> {
 fn running_controller(dir: &Path) -> Option<String> {
     let text = std::fs::read(dir.join(LISTENERS_FILE)).ok()?;
     let listeners: BTreeMap<String, SocketAddr> = serde_json::from_slice(&text).ok()?;
-    let mut address = *listeners.get("management")?;
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    Some(format!("http://{address}"))
+    Some(format!("http://{}", reachable(*listeners.get("management")?)))
 }
 
 #[cfg(test)]

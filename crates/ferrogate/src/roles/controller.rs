@@ -6,10 +6,11 @@ use std::sync::Arc;
 use ferrogate_base::config::{Reader, Sources};
 use ferrogate_controller::config::{Config, SECTIONS};
 use ferrogate_controller::run::{Addresses, Controller, Parts, RunningController, StartError};
+use ferrogate_model::DEFAULT_GATEWAY;
 use ferrogate_policy::{Registry, Services};
 
 use super::listeners::{self, Listeners};
-use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
+use super::settings::{self, Loaded, Role, flag};
 use super::signals::Signals;
 use crate::cli::{Common, ControllerFlags, Exit, StoreFlags};
 use crate::output;

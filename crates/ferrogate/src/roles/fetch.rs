@@ -3,6 +3,8 @@
 //! the role's executor and never on a worker. It knows no format and no schedule: policies
 //! say when, and read what comes.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use ferrogate_base::tasks::Tasks;
@@ -14,6 +16,9 @@ use tokio::sync::mpsc;
 
 /// Orders that wait to be begun. When full an order fails at once, and whoever gave it tries again.
 const WAITING: usize = 256;
+
+/// How long the task may take to end: it drops what is under way.
+pub const STOP: Duration = Duration::from_secs(1);
 
 /// Takes orders. Dropping it ends the task.
 pub struct Fetcher {

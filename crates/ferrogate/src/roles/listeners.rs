@@ -4,7 +4,7 @@
 //! ports, and its appearance says that the process is up.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context;
@@ -28,6 +28,16 @@ pub fn write(data_dir: &Path, listeners: &Listeners) -> anyhow::Result<()> {
     let text = serde_json::to_vec(listeners)?;
     let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, &path));
     written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// An address to connect to: what listens everywhere is reached on loopback.
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    let loopback: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    if address.ip().is_unspecified() {
+        address.set_ip(loopback);
+    }
+    address
 }
 
 /// One line per listener.
@@ -55,7 +65,19 @@ pub fn taken(error: &BindError, standalone: bool) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{BindError, taken};
+    use super::{BindError, reachable, taken};
+
+    #[test]
+    fn what_listens_everywhere_is_reached_on_loopback() {
+        for (listens, reached) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("192.0.2.1:80", "192.0.2.1:80"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+        ] {
+            assert_eq!(reachable(listens.parse().expect("an address")).to_string(), reached);
+        }
+    }
 
     #[test]
     fn a_taken_port_is_told_with_the_flag_for_another() {

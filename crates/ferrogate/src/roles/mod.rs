@@ -19,7 +19,7 @@ use anyhow::Context;
 use ferrogate_base::config::Reader;
 use ferrogate_policy::Registry;
 
-pub use listeners::LISTENERS_FILE;
+pub use listeners::{LISTENERS_FILE, reachable};
 pub use settings::data_root;
 
 /// Where the operator configures policies: runtimes run them with it, controllers try an

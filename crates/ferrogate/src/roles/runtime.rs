@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use ferrogate_base::config::{Reader, Sources};
 use ferrogate_base::tasks::Tasks;
+use ferrogate_model::DEFAULT_GATEWAY;
 use ferrogate_policy::Registry;
 use ferrogate_runtime::access_log::Reopen;
 use ferrogate_runtime::config::Config;
 use ferrogate_runtime::run::{Addresses, RunningRuntime, Runtime, StartError};
 
 use super::controller::{GATEWAY, GATEWAY_ENV};
-use super::fetch::Fetcher;
+use super::fetch::{self, Fetcher};
 use super::listeners::{self, Listeners};
-use super::settings::{self, DEFAULT_GATEWAY, Loaded, Role, flag};
+use super::settings::{self, Loaded, Role, flag};
 use super::signals::{Signals, hangups};
 use crate::cli::{Common, Exit, RuntimeFlags};
 
@@ -93,17 +94,18 @@ pub fn layers(sources: &mut Sources, common: &Common, workers: Option<u16>) {
     flag(sources, "runtime.workers", "--workers", workers);
 }
 
-/// Starts the runtime of this configuration, on its own or inside `standalone`.
+/// Starts the runtime of this configuration, on its own or inside `standalone`. What its policies
+/// need from elsewhere is fetched among `tasks`, which are to end after it.
 pub async fn start(
     config: Config,
     registry: Arc<Registry>,
     standalone: bool,
+    tasks: &Tasks,
 ) -> anyhow::Result<RunningRuntime> {
     if let Some(dir) = &config.data_dir.path {
         super::make_dir(dir)?;
     }
-    // It ends with the services that hold it.
-    let fetcher = Fetcher::start(&Tasks::new());
+    let fetcher = Fetcher::start(tasks);
     let services = ferrogate_policies::catalog::services(&registry, Arc::new(fetcher));
     match Runtime::start(config, registry, services).await {
         Err(StartError::Bind(error)) => Err(listeners::taken(&error, standalone)),
@@ -129,7 +131,8 @@ async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> 
     let mut signals = Signals::listen()?;
     let data_dir = config.data_dir.path.clone();
     let (id, zone) = (config.stream.runtime_id.clone(), config.stream.zone.clone());
-    let running = start(config, registry, false).await?;
+    let tasks = Tasks::new();
+    let running = start(config, registry, false, &tasks).await?;
     let listeners = named(running.addresses(), false);
     // Standard output is the access log's, which programs read line by line.
     eprint!("ferrogate runtime {id} (zone \"{zone}\")\n{}", listeners::lines(&listeners));
@@ -138,7 +141,9 @@ async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> 
     }
     until_stopped(&mut signals, &running).await?;
     tracing::info!("stopping: requests in flight are finished first");
-    drain(&mut signals, running).await
+    let exit = drain(&mut signals, running).await;
+    let _report = tasks.shutdown(fetch::STOP).await;
+    exit
 }
 
 /// Waits for the signal to stop, or for a successor that serves. Until then SIGHUP opens the access log's file anew, so that

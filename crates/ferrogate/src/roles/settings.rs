@@ -11,8 +11,6 @@ use ferrogate_base::telemetry::{self, LogFormat, LogSettings};
 use crate::cli::{Common, Exit, StreamTlsFlags};
 use crate::output;
 
-/// What a gateway is called when nobody named it: both planes must agree.
-pub const DEFAULT_GATEWAY: &str = "platform-gateway-id";
 /// Where `{{ file }}` may read from, unless the environment says otherwise.
 const TOKEN_DIRS: [&str; 4] = [
     "/etc/gateway-controller",

@@ -3,23 +3,23 @@
 //! They talk over the same config stream as two processes would, on loopback: there is
 //! no second path that could behave differently.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ferrogate_base::config::Reader;
+use ferrogate_base::tasks::Tasks;
 use ferrogate_controller::config::Config as ControllerConfig;
 use ferrogate_controller::run::RunningController;
 use ferrogate_policy::Registry;
 use ferrogate_runtime::config::Config as RuntimeConfig;
 use ferrogate_runtime::run::RunningRuntime;
 
-use super::listeners::{self, Listeners};
+use super::listeners::{self, Listeners, reachable};
 use super::settings::{self, Loaded, Role, flag};
 use super::signals::Signals;
-use super::{controller, runtime};
+use super::{controller, fetch, runtime};
 use crate::cli::{Exit, StandaloneFlags};
 use crate::output;
 
@@ -114,7 +114,8 @@ async fn serve(
     let stream = controller.addresses.stream.context("the config stream does not listen")?;
     let Ok(url) = format!("{scheme}://{}", reachable(stream)).parse();
     data.stream.controllers = vec![url];
-    let runtime = runtime::start(data, registry, true).await?;
+    let tasks = Tasks::new();
+    let runtime = runtime::start(data, registry, true, &tasks).await?;
     let mut listeners = controller::named(controller.addresses);
     listeners.extend(runtime::named(runtime.addresses(), true));
     listeners::write(&data_dir, &listeners)?;
@@ -126,6 +127,7 @@ async fn serve(
     tracing::info!("stopping: requests in flight are finished first");
     // Traffic first: the controller may still be asked how far the drain is.
     let exit = runtime::drain(&mut signals, runtime).await?;
+    let _report = tasks.shutdown(fetch::STOP).await;
     let done = signals.or_forced(controller.shutdown(deadline)).await;
     Ok(if done.is_some() { exit } else { Exit::Failed })
 }
@@ -192,14 +194,6 @@ fn first_steps(program: &str, listeners: &Listeners, at: &str, finds_password: b
     }
     said.push('\n');
     said
-}
-
-/// An address to connect to: what listens everywhere is reached on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
-    address
 }
 
 /// This program as one would type it here.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ferrogate_base::networks::Networks;
 use ferrogate_base::secret::Secret;
+use ferrogate_model::DEFAULT_GATEWAY;
 use ferrogate_xds::client::Controller;
 use http::HeaderName;
 
@@ -369,7 +370,7 @@ impl Default for Stream {
     fn default() -> Stream {
         Stream {
             controllers: Vec::new(),
-            gateway_id: "default".to_owned(),
+            gateway_id: DEFAULT_GATEWAY.to_owned(),
             runtime_id: "runtime".to_owned(),
             zone: String::new(),
             join_token_file: None,

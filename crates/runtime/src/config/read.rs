@@ -27,7 +27,7 @@ pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Keys of that file format that have no effect here: there is no Envoy to tune, no socket
 /// between router and policies, and tracing and Lua do not exist.
-const WITHOUT_EFFECT: [&str; 13] = [
+const WITHOUT_EFFECT: [&str; 17] = [
     "router.gateway_host",
     "router.vhosts",
     "router.upstream.tls.ciphers",
@@ -41,10 +41,6 @@ const WITHOUT_EFFECT: [&str; 13] = [
     "policy_engine.config_mode",
     "policy_engine.xds",
     "policy_engine.tracing_service_name",
-];
-
-/// As above, of the policy engine's section.
-const WITHOUT_EFFECT_POLICY_ENGINE: [&str; 4] = [
     "policy_engine.admin.pprof",
     "policy_engine.logging",
     "policy_engine.python_executor",
@@ -58,9 +54,10 @@ impl Config {
     /// Reads every setting. Whether controllers must be given is for the role to say: a
     /// runtime needs some, a standalone process brings its own.
     pub fn read(reader: &mut Reader<'_>) -> Config {
-        for key in WITHOUT_EFFECT.into_iter().chain(WITHOUT_EFFECT_POLICY_ENGINE) {
+        for key in WITHOUT_EFFECT {
             reader.accept(key);
         }
+        let default = Config::default();
         Config {
             listen: listen(reader),
             stream: stream(reader),
@@ -69,36 +66,33 @@ impl Config {
                 key_file: reader.optional_path("runtime.cache.key_file"),
                 write_deadline: reader.duration(
                     "runtime.cache.write_deadline",
-                    Duration::from_secs(10),
+                    default.data_dir.write_deadline,
                     MILLISECOND..=HOUR,
                 ),
             },
-            workers: size(reader, "runtime.workers", 0, 1024),
+            workers: size(reader, "runtime.workers", default.workers, 1024),
             limits: limits(reader),
             downstream_tls: downstream_tls(reader),
             upstream: upstream(reader),
             server_header: server_header(reader),
             http1_codec: reader.choice(
                 "runtime.http1_codec",
-                Http1Codec::Own,
+                default.http1_codec,
                 &[("own", Http1Codec::Own), ("hyper", Http1Codec::Hyper)],
             ),
             path: path_rules(reader),
             forwarding: forwarding(reader),
             access_log: access_log(reader),
             admin: Admin {
-                config_dump: reader.bool("policy_engine.admin.config_dump.enabled", false),
+                config_dump: reader
+                    .bool("policy_engine.admin.config_dump.enabled", default.admin.config_dump),
                 allowed_ips: reader.networks("policy_engine.admin.allowed_ips", &["*"]),
             },
             handover: reader.optional_path("runtime.handover"),
-            drain_delay: reader.duration(
-                "runtime.drain_delay",
-                Duration::from_secs(1),
-                Duration::ZERO..=HOUR,
-            ),
+            drain_delay: reader.duration("runtime.drain_delay", default.drain_delay, Duration::ZERO..=HOUR),
             drain_deadline: reader.duration(
                 "runtime.drain_deadline",
-                Duration::from_secs(15),
+                default.drain_deadline,
                 Duration::ZERO..=HOUR,
             ),
         }
@@ -142,11 +136,12 @@ fn stream(reader: &mut Reader<'_>) -> Stream {
         }
         controllers.push(controller);
     }
+    let default = Stream::default();
     let stream = Stream {
         controllers,
-        gateway_id: reader.name("runtime.gateway_id", "default"),
-        runtime_id: reader.name("runtime.id", "runtime"),
-        zone: reader.string("runtime.zone", ""),
+        gateway_id: reader.name("runtime.gateway_id", &default.gateway_id),
+        runtime_id: reader.name("runtime.id", &default.runtime_id),
+        zone: reader.string("runtime.zone", &default.zone),
         join_token_file: reader.optional_path("runtime.join_token_file"),
         join_token: reader.secret("runtime.join_token"),
         ca_file: reader.optional_path("runtime.tls.ca_file"),
@@ -184,10 +179,8 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             10_000_000,
         ),
         max_lag: max_lag(reader, default.max_lag),
-        max_h2_resets: u32::try_from(ranged(reader, "runtime.limits.max_h2_resets", 100, 1, 100_000))
-            .unwrap_or(default.max_h2_resets),
-        max_h2_streams: u32::try_from(ranged(reader, "runtime.limits.max_h2_streams", 256, 1, 100_000))
-            .unwrap_or(default.max_h2_streams),
+        max_h2_resets: streams(reader, "runtime.limits.max_h2_resets", default.max_h2_resets),
+        max_h2_streams: streams(reader, "runtime.limits.max_h2_streams", default.max_h2_streams),
         body_buffer_bytes: ranged(
             reader,
             "router.http_listener.per_connection_buffer_limit_bytes",
@@ -228,6 +221,11 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     }
 }
 
+/// So many of a connection's streams.
+fn streams(reader: &mut Reader<'_>, key: &str, default: u32) -> u32 {
+    u32::try_from(reader.integer(key, default.into(), 1..=100_000)).unwrap_or(default)
+}
+
 /// Zero switches it off.
 fn max_lag(reader: &mut Reader<'_>, default: Option<Duration>) -> Option<Duration> {
     let key = "runtime.limits.max_lag";
@@ -242,8 +240,9 @@ fn server_header(reader: &mut Reader<'_>) -> ServerHeader {
         ("PASS_THROUGH", ServerHeaderMode::PassThrough),
     ];
     let key = "router.http_listener.server_header_transformation";
-    let mode = reader.choice(key, ServerHeaderMode::Overwrite, &modes);
-    let value = reader.string("router.http_listener.server_header_value", "ferrogate");
+    let default = Config::default().server_header;
+    let mode = reader.choice(key, default.mode, &modes);
+    let value = reader.string("router.http_listener.server_header_value", &default.value);
     if HeaderValue::try_from(value.as_str()).is_err() {
         reader.problem("router.http_listener.server_header_value", "this text cannot stand in a header");
     }
@@ -257,11 +256,13 @@ fn path_rules(reader: &mut Reader<'_>) -> PathRules {
         ("UNESCAPE_AND_REDIRECT", EscapedSlashes::UnescapeAndRedirect),
         ("UNESCAPE_AND_FORWARD", EscapedSlashes::UnescapeAndForward),
     ];
+    let default = Config::default().path;
     PathRules {
-        disable_normalisation: reader.bool("router.http_listener.disable_path_normalization", false),
+        disable_normalisation: reader
+            .bool("router.http_listener.disable_path_normalization", default.disable_normalisation),
         escaped_slashes: reader.choice(
             "router.http_listener.path_with_escaped_slashes_action",
-            EscapedSlashes::KeepUnchanged,
+            default.escaped_slashes,
             &actions,
         ),
     }
@@ -310,7 +311,7 @@ fn log_format(reader: &mut Reader<'_>) -> Arc<Format> {
     if is_text { text } else { json }
 }
 
-/// Zero switches the limit off: a day stands for "never" without a second kind of value.
+/// Zero is the longest there is, a day: a limit that nobody wants still frees what is forgotten.
 fn time_or_off(reader: &mut Reader<'_>, key: &str, default: Duration) -> Duration {
     let time = reader.duration(key, default, Duration::ZERO..=DAY);
     if time.is_zero() { DAY } else { time }
@@ -322,14 +323,10 @@ fn number_or_off(reader: &mut Reader<'_>, key: &str) -> Option<u64> {
 }
 
 pub(super) fn size(reader: &mut Reader<'_>, key: &str, default: usize, most: u64) -> usize {
-    ranged_from(reader, key, default, 0, most)
+    ranged(reader, key, default, 0, most)
 }
 
 pub(super) fn ranged(reader: &mut Reader<'_>, key: &str, default: usize, least: u64, most: u64) -> usize {
-    ranged_from(reader, key, default, least, most)
-}
-
-fn ranged_from(reader: &mut Reader<'_>, key: &str, default: usize, least: u64, most: u64) -> usize {
     let standard = u64::try_from(default).unwrap_or(u64::MAX);
     usize::try_from(reader.integer(key, standard, least..=most)).unwrap_or(default)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use ferrogate_base::secret::Secret;
-use ferrogate_model::GatewayId;
+use ferrogate_model::{DEFAULT_GATEWAY, GatewayId};
 use ferrogate_xds::client::{self, ClientOptions, Controller};
 use ferrogate_xds::transport::{Connection, Dialer};
 use ferrogate_xds::{Capabilities, Held, NodeInfo, Outcome, Sink, Update};
@@ -23,9 +23,6 @@ use tokio::task::JoinSet;
 
 use crate::cluster::JOIN_TOKEN;
 use crate::eventually::eventually;
-
-/// The gateway that a controller serves unless it is told another one.
-const GATEWAY: &str = "platform-gateway-id";
 
 /// Connected simulated runtimes. Dropping it disconnects them.
 pub struct Fleet {
@@ -178,7 +175,7 @@ impl AsyncWrite for Counted {
 fn options(id: String, stream: &str, traffic: &Arc<Traffic>) -> ClientOptions {
     let node = NodeInfo {
         id,
-        gateway: GatewayId::from(GATEWAY),
+        gateway: GatewayId::from(DEFAULT_GATEWAY),
         zone: "a".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         capabilities: Capabilities::of_this_build(),
