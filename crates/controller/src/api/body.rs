@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
+use ferrogate_base::offload::{self, Threads};
 use ferrogate_model::Kind;
 use ferrogate_model::document::{self, Format, ParseError};
 use http::HeaderMap;
@@ -110,7 +111,7 @@ pub async fn off_thread<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::Internal {
+    offload::carry(&Threads, what, work).await.map_err(|error| ApiError::Internal {
         message: "Internal server error",
         cause: format!("{what} failed: {error}"),
     })

@@ -12,6 +12,7 @@ use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ferrogate_base::offload::{self, Threads};
 use ferrogate_base::secret::Secret;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -111,7 +112,7 @@ impl Basic {
         let turn = Arc::clone(&self.checks).acquire_owned();
         let turn = tokio::time::timeout(CHECK_DEADLINE, turn).await.map_err(|_| Denied::Overloaded)?;
         let turn = turn.map_err(|_| Denied::Overloaded)?;
-        let check = tokio::task::spawn_blocking(move || {
+        let check = offload::carry(&Threads, "checking a password", move || {
             // Held until the check ends even when the caller has gone away.
             let _turn = turn;
             verify(hash.expose(), password.expose())

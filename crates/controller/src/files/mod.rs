@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ferrogate_base::offload::{self, Threads};
 use ferrogate_base::tasks::Tasks;
 use ferrogate_store::StoreError;
 
@@ -178,6 +179,6 @@ async fn off_thread<T: Send + 'static>(
     setting: &'static str,
     work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
 ) -> Result<T, FilesError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = offload::carry(&Threads, setting, work).await;
     done.map_err(|error| FilesError::Faults { setting, faults: error.to_string() })?
 }
