@@ -8,6 +8,7 @@ use ferrogate_base::config::Reader;
 use serde::Deserialize;
 
 use crate::seal::files::{DEFAULT_VERSION, KeyFile};
+use crate::seal::{KeyRingError, check_version};
 
 /// `controller.encryption.providers[]`.
 #[derive(Deserialize)]
@@ -43,10 +44,10 @@ pub(super) fn keys(reader: &mut Reader<'_>) -> Vec<KeyFile> {
     }
     let mut versions = BTreeSet::new();
     for version in providers.iter().flat_map(|provider| &provider.keys).map(|key| key.version.as_str()) {
-        if version.is_empty() {
-            reader.problem(PROVIDERS, "every key needs a version");
+        if let Err(error) = check_version(version) {
+            reader.problem(PROVIDERS, error.to_string());
         } else if !versions.insert(version) {
-            reader.problem(PROVIDERS, format!("the version '{version}' is given to two keys"));
+            reader.problem(PROVIDERS, KeyRingError::Twice(version.to_owned()).to_string());
         }
     }
     if single.is_some() && !providers.is_empty() {

@@ -242,6 +242,10 @@ fn what_would_be_useless_is_refused() {
             "[controller.encryption]\nproviders = [{type = 'aesgcm', keys = [{version = 'a', file = 'x'}, {version = 'a', file = 'y'}]}]",
             "controller.encryption.providers",
         ),
+        (
+            "[controller.encryption]\nproviders = [{type = 'aesgcm', keys = [{version = 'a b', file = 'x'}]}]",
+            "controller.encryption.providers",
+        ),
     ] {
         assert_eq!(told(file, key).len(), 1, "{file}: {:?}", read(&[], file).1);
     }

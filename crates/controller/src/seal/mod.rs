@@ -60,6 +60,18 @@ pub enum SealError {
     Crypto,
 }
 
+/// Whether a key may have this name.
+///
+/// # Errors
+/// When it could not stand in front of a sealed text.
+pub fn check_version(version: &str) -> Result<(), KeyRingError> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if version.is_empty() || version.len() > MAX_VERSION_BYTES || !version.chars().all(sound) {
+        return Err(KeyRingError::Version(version.to_owned()));
+    }
+    Ok(())
+}
+
 impl KeyRing {
     /// The ring of these keys, named by version, in order.
     ///
@@ -68,10 +80,7 @@ impl KeyRing {
     pub fn new(keys: Vec<(String, [u8; KEY_BYTES])>) -> Result<KeyRing, KeyRingError> {
         let mut ring: Vec<Key> = Vec::with_capacity(keys.len());
         for (version, bytes) in keys {
-            let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            if version.is_empty() || version.len() > MAX_VERSION_BYTES || !version.chars().all(sound) {
-                return Err(KeyRingError::Version(version));
-            }
+            check_version(&version)?;
             if ring.iter().any(|key| key.version == version) {
                 return Err(KeyRingError::Twice(version));
             }

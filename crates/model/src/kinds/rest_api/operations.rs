@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::parse::resilience;
 use super::{HeaderMatch, HeaderValueMatch, Method, Operation, Resilience, headers, upgrades};
 use crate::fields::{Fields, Findings};
-use crate::route::{MAX_SEGMENTS, PathPattern, full_path, never_requested};
+use crate::route::{MAX_SEGMENTS, PathPattern, full_path, never_requested, normalise};
 
 /// The most operations of one API.
 pub const MAX_OPERATIONS: usize = 1000;
@@ -182,8 +182,8 @@ fn check_path(path: &str, field: &str, context: &str, found: &mut Findings) -> b
             format!("Context and operation path must have at most {MAX_SEGMENTS} segments together");
         found.violations.push(field, message);
     }
-    let cleaned = cleaned(&full_path(context, path));
-    if cleaned.strip_prefix(RESERVED).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+    let full = full_path(context, path);
+    if normalise(&full).strip_prefix(RESERVED).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
         let message = format!("path conflicts with the reserved gateway health-check namespace ({RESERVED})");
         found.violations.push(field, message);
     }
@@ -203,19 +203,4 @@ fn braces_pair_up(segment: &str) -> bool {
         }
     }
     !open
-}
-
-/// The path without empty and dot segments.
-fn cleaned(path: &str) -> String {
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in path.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            other => segments.push(other),
-        }
-    }
-    format!("/{}", segments.join("/"))
 }
