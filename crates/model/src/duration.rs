@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Durations as artifacts and policy parameters write them. Two grammars: one
-//! number with one unit (contract 3.3, 3.4), and Go's compound form (`1h30m`),
-//! which policies use. Neither takes a sign: nothing here runs backwards.
+//! Durations as artifacts and clients write them. Two grammars: one number with one
+//! unit (contract 3.3, 3.4), and Go's compound form (`1h30m`), in which clients say how
+//! long they wait. Neither takes a sign: nothing here runs backwards. Policies have a
+//! narrower grammar of their own over the same units.
 
 use std::time::Duration;
 
@@ -64,7 +65,9 @@ fn split_amount(text: &str) -> Option<(&str, &str)> {
     (amount.len() > points && points <= 1).then_some((amount, rest))
 }
 
-fn unit_nanos(unit: &str) -> Option<u128> {
+/// The nanoseconds of a unit, in every grammar there is. `None` for what is none.
+#[must_use]
+pub fn unit_nanos(unit: &str) -> Option<u128> {
     match unit {
         "ns" => Some(1),
         // The micro sign and the Greek letter look alike; Go takes both.

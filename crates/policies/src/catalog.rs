@@ -6,19 +6,32 @@ use std::sync::Arc;
 
 use ferrogate_policy::{Definition, Fetch, Registry, Services, Shared};
 
+/// A policy's definition, and what its README says for the generated documentation.
+type BuiltIn = (fn() -> Arc<dyn Definition>, &'static str);
+
+const BUILT_IN: [BuiltIn; 8] = [
+    (|| Arc::new(crate::basic_auth::BasicAuth), include_str!("basic_auth/README.md")),
+    (|| Arc::new(crate::basic_ratelimit::BasicRatelimit), include_str!("basic_ratelimit/README.md")),
+    (
+        || Arc::new(crate::client_certificate_auth::ClientCertificateAuth),
+        include_str!("client_certificate_auth/README.md"),
+    ),
+    (|| Arc::new(crate::cors::Cors), include_str!("cors/README.md")),
+    (|| Arc::new(crate::jwt_auth::JwtAuth), include_str!("jwt_auth/README.md")),
+    (|| Arc::new(crate::remove_headers::RemoveHeaders), include_str!("remove_headers/README.md")),
+    (|| Arc::new(crate::respond::Respond), include_str!("respond/README.md")),
+    (|| Arc::new(crate::set_headers::SetHeaders), include_str!("set_headers/README.md")),
+];
+
 /// Every built-in policy.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Definition>> {
-    vec![
-        Arc::new(crate::basic_auth::BasicAuth),
-        Arc::new(crate::basic_ratelimit::BasicRatelimit),
-        Arc::new(crate::client_certificate_auth::ClientCertificateAuth),
-        Arc::new(crate::cors::Cors),
-        Arc::new(crate::jwt_auth::JwtAuth),
-        Arc::new(crate::remove_headers::RemoveHeaders),
-        Arc::new(crate::respond::Respond),
-        Arc::new(crate::set_headers::SetHeaders),
-    ]
+    BUILT_IN.iter().map(|(definition, _)| definition()).collect()
+}
+
+/// Every built-in policy with its README.
+pub(crate) fn documented() -> impl Iterator<Item = (Arc<dyn Definition>, &'static str)> {
+    BUILT_IN.iter().map(|(definition, readme)| (definition(), *readme))
 }
 
 /// What the built-in policies may touch of the world, as the operator configured it. `fetch`
@@ -30,21 +43,5 @@ pub fn services(registry: &Registry, fetch: Arc<dyn Fetch>) -> Services {
         counters: Arc::new(crate::basic_ratelimit::counters(registry)),
         shared: authority.into_iter().fold(Shared::default(), Shared::with),
         instances: Arc::default(),
-    }
-}
-
-/// The README of a policy, for the generated documentation.
-#[must_use]
-pub(crate) fn readme(name: &str) -> &'static str {
-    match name {
-        crate::basic_auth::NAME => include_str!("basic_auth/README.md"),
-        crate::basic_ratelimit::NAME => include_str!("basic_ratelimit/README.md"),
-        crate::client_certificate_auth::NAME => include_str!("client_certificate_auth/README.md"),
-        crate::cors::NAME => include_str!("cors/README.md"),
-        crate::jwt_auth::NAME => include_str!("jwt_auth/README.md"),
-        crate::remove_headers::NAME => include_str!("remove_headers/README.md"),
-        crate::respond::NAME => include_str!("respond/README.md"),
-        crate::set_headers::NAME => include_str!("set_headers/README.md"),
-        _ => "",
     }
 }
