@@ -137,17 +137,36 @@ pub struct WorkerMetrics {
 /// Every worker's counts, and what else a scrape shows.
 pub struct RuntimeMetrics {
     workers: Vec<Arc<WorkerMetrics>>,
-    gauges: Box<dyn Fn() -> Vec<Gauge> + Send + Sync>,
+    readings: Box<dyn Fn() -> Vec<Reading> + Send + Sync>,
+}
+
+/// How a value moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moves {
+    /// Up and down.
+    Freely,
+    /// Up only: it is exported as a counter.
+    Up,
 }
 
 /// A value read at scrape time from elsewhere in the runtime.
-pub struct Gauge {
-    /// Metric name without the prefix.
+pub struct Reading {
+    /// Metric name, of what moves up without its `_total`.
     pub name: &'static str,
     /// Help text.
     pub help: &'static str,
     /// The value.
     pub value: f64,
+    /// How it moves.
+    pub moves: Moves,
+}
+
+impl Reading {
+    /// One that moves freely.
+    #[must_use]
+    pub fn gauge(name: &'static str, help: &'static str, value: f64) -> Reading {
+        Reading { name, help, value, moves: Moves::Freely }
+    }
 }
 
 impl Count {
@@ -189,12 +208,12 @@ impl WorkerMetrics {
 }
 
 impl RuntimeMetrics {
-    /// The metrics of these workers; `gauges` is asked at every scrape.
+    /// The metrics of these workers; `readings` is asked at every scrape.
     pub fn new(
         workers: Vec<Arc<WorkerMetrics>>,
-        gauges: Box<dyn Fn() -> Vec<Gauge> + Send + Sync>,
+        readings: Box<dyn Fn() -> Vec<Reading> + Send + Sync>,
     ) -> RuntimeMetrics {
-        RuntimeMetrics { workers, gauges }
+        RuntimeMetrics { workers, readings }
     }
 
     fn sum(&self, pick: impl Fn(&WorkerMetrics) -> u64) -> u64 {
@@ -263,26 +282,30 @@ impl Collector for RuntimeMetrics {
         let tunnels =
             self.sum(|w| w.tunnels_opened.get()).saturating_sub(self.sum(|w| w.tunnels_closed.get()));
         let own = [
-            Gauge {
-                name: "ferrogate_runtime_tunnels_open",
-                help: "Open connections that switched to another protocol",
-                value: tunnels as f64,
-            },
-            Gauge {
-                name: "ferrogate_runtime_connections_open",
-                help: "Open client connections",
-                value: open as f64,
-            },
-            Gauge {
-                name: "ferrogate_runtime_requests_in_flight",
-                help: "Requests not yet ended",
-                value: in_flight as f64,
-            },
-            Gauge { name: "policy_engine_up", help: "1 while the process runs", value: 1.0 },
+            Reading::gauge(
+                "ferrogate_runtime_tunnels_open",
+                "Open connections that switched to another protocol",
+                tunnels as f64,
+            ),
+            Reading::gauge("ferrogate_runtime_connections_open", "Open client connections", open as f64),
+            Reading::gauge(
+                "ferrogate_runtime_requests_in_flight",
+                "Requests not yet ended",
+                in_flight as f64,
+            ),
+            Reading::gauge("policy_engine_up", "1 while the process runs", 1.0),
         ];
-        for gauge in own.into_iter().chain((self.gauges)()) {
-            let metric = encoder.encode_descriptor(gauge.name, gauge.help, None, MetricType::Gauge)?;
-            ConstGauge::new(gauge.value).encode(metric)?;
+        for Reading { name, help, value, moves } in own.into_iter().chain((self.readings)()) {
+            match moves {
+                Moves::Freely => {
+                    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+                    ConstGauge::new(value).encode(metric)?;
+                }
+                Moves::Up => {
+                    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+                    ConstCounter::new(value).encode(metric)?;
+                }
+            }
         }
         Ok(())
     }
@@ -301,7 +324,7 @@ mod tests {
 
     use http::StatusCode;
 
-    use super::{Gauge, RuntimeMetrics, WorkerMetrics};
+    use super::{Moves, Reading, RuntimeMetrics, WorkerMetrics};
     use crate::error::Reason;
 
     #[test]
@@ -316,9 +339,14 @@ mod tests {
                 Duration::from_secs(60),
             );
         }
-        let gauges = || vec![Gauge { name: "ferrogate_runtime_revision", help: "x", value: 7.0 }];
+        let readings = || {
+            vec![
+                Reading::gauge("ferrogate_runtime_revision", "x", 7.0),
+                Reading { moves: Moves::Up, ..Reading::gauge("ferrogate_runtime_grown", "x", 3.0) },
+            ]
+        };
         let mut registry = prometheus_client::registry::Registry::default();
-        registry.register_collector(Box::new(RuntimeMetrics::new(workers, Box::new(gauges))));
+        registry.register_collector(Box::new(RuntimeMetrics::new(workers, Box::new(readings))));
         let text = ferrogate_base::telemetry::encode_metrics(&registry).expect("an encodable registry");
         for line in [
             "ferrogate_runtime_requests_total{class=\"2xx\"} 2",
@@ -327,6 +355,7 @@ mod tests {
             "ferrogate_runtime_request_duration_seconds_bucket{le=\"+Inf\"} 4",
             "ferrogate_runtime_requests_in_flight 0.0",
             "ferrogate_runtime_revision 7.0",
+            "ferrogate_runtime_grown_total 3.0",
             "policy_engine_route_lookup_failures_total 2",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -19,7 +19,7 @@ use crate::admin::{self, AdminDoor, MetricsDoor, ReadyDoor};
 use crate::config::Config;
 use crate::handover::{self, Inherited, Purpose};
 use crate::listener;
-use crate::metrics::{Gauge, RuntimeMetrics, WorkerMetrics};
+use crate::metrics::{Moves, Reading, RuntimeMetrics, WorkerMetrics};
 use crate::sync::RuntimeSink;
 use crate::upstream::states::States;
 
@@ -96,7 +96,7 @@ impl Opening {
         }
         if let Some(listener) = bound.metrics {
             let (sink, endpoints) = (self.sink.clone(), self.endpoints.clone());
-            let gauges = move || gauges(&sink, &endpoints);
+            let gauges = move || readings(&sink, &endpoints);
             let collector = RuntimeMetrics::new(self.metrics.clone(), Box::new(gauges));
             let mut registry = prometheus_client::registry::Registry::default();
             registry.register_collector(Box::new(collector));
@@ -176,10 +176,10 @@ fn watched(sockets: Vec<std::net::TcpListener>) -> Result<Option<tokio::net::Tcp
     socket.transpose().map_err(StartError::Worker)
 }
 
-fn gauges(sink: &RuntimeSink, endpoints: &States) -> Vec<Gauge> {
+fn readings(sink: &RuntimeSink, endpoints: &States) -> Vec<Reading> {
     let status = sink.status();
     let flag = |on: bool| if on { 1.0 } else { 0.0 };
-    let gauge = |name, help, value| Gauge { name, help, value };
+    let gauge = Reading::gauge;
     let (epoch, revision) = (status.position.epoch.0 as f64, status.position.revision.0 as f64);
     let age = status.age.map_or(-1.0, |age| age.as_secs_f64());
     let mut gauges = vec![
@@ -214,15 +214,15 @@ fn gauges(sink: &RuntimeSink, endpoints: &States) -> Vec<Gauge> {
             status.routes as f64,
         ),
     ];
-    gauges.extend(upstream_gauges(endpoints));
+    gauges.extend(upstream_readings(endpoints));
     gauges
 }
 
-fn upstream_gauges(endpoints: &States) -> [Gauge; 5] {
+fn upstream_readings(endpoints: &States) -> [Reading; 5] {
     let unwell = endpoints.checks.report().iter().filter(|report| report.state == "unhealthy").count();
     let standing = endpoints.standing(Instant::now());
     let events = endpoints.events();
-    let gauge = |name, help, value| Gauge { name, help, value };
+    let gauge = Reading::gauge;
     [
         gauge(
             "ferrogate_runtime_upstream_endpoints",
@@ -239,11 +239,12 @@ fn upstream_gauges(endpoints: &States) -> [Gauge; 5] {
             "Checked endpoints that are unhealthy",
             unwell as f64,
         ),
-        gauge(
-            "ferrogate_runtime_upstream_ejections",
-            "Ejections since the start",
-            events.ejections.load(Ordering::Relaxed) as f64,
-        ),
+        Reading {
+            name: "ferrogate_runtime_upstream_ejections",
+            help: "Ejections since the start",
+            value: events.ejections.load(Ordering::Relaxed) as f64,
+            moves: Moves::Up,
+        },
         gauge(
             "ferrogate_runtime_upstream_pending",
             "Requests waiting for a connection to an endpoint",

@@ -125,7 +125,7 @@ async fn an_endpoint_that_fails_is_left_alone_and_a_deployment_does_not_forget()
     let metrics = gateway.door(gateway.running().addresses().metrics, "/metrics").await;
     let text = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(text.contains("ferrogate_runtime_upstream_endpoints_ejected 1.0"), "{text}");
-    assert!(text.contains("ferrogate_runtime_upstream_ejections 1.0"), "{text}");
+    assert!(text.contains("ferrogate_runtime_upstream_ejections_total 1.0"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
