@@ -64,11 +64,6 @@ impl Backoff {
         ceiling.mul_f64(self.random.f64())
     }
 
-    /// The longest delay the next call may answer.
-    pub fn ceiling(&self) -> Duration {
-        self.ceiling
-    }
-
     /// Starts over. Call it after proven health, not after a mere connect: a peer that
     /// accepts and dies at once must still be approached more and more slowly.
     pub fn reset(&mut self) {
@@ -93,13 +88,13 @@ mod tests {
         let mut backoff = Backoff::try_new(INITIAL, MAX).unwrap().with_seed(7);
         let mut ceilings = Vec::new();
         for _ in 0..8 {
-            let ceiling = backoff.ceiling();
+            let ceiling = backoff.ceiling;
             assert!(backoff.next_delay() <= ceiling);
             ceilings.push(ceiling.as_millis());
         }
         assert_eq!(ceilings, [100, 200, 400, 800, 1600, 2000, 2000, 2000]);
         backoff.reset();
-        assert_eq!(backoff.ceiling(), INITIAL);
+        assert_eq!(backoff.ceiling, INITIAL);
     }
 
     #[test]

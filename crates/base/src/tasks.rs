@@ -75,8 +75,10 @@ impl Tasks {
     }
 
     /// Starts a task on the current tokio runtime. A panic is logged and ends the task.
-    // The one place where spawning is allowed; everything spawned here is tracked.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where spawning is allowed: all of it is tracked"
+    )]
     pub fn spawn<F>(&self, name: impl Into<Cow<'static, str>>, future: F)
     where
         F: Future<Output = ()> + Send + 'static,

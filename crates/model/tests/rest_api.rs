@@ -419,7 +419,8 @@ fn upstream_definitions() {
     change(&mut document, "/spec/upstream/main", Some(json!({"ref": "a", "hostRewrite": "manual"})));
     let api = api(&document);
     let UpstreamTarget::Ref(name) = &api.main.target else { panic!("a reference") };
-    let definition = api.upstream_definition(name).expect("the reference resolves");
+    let definition =
+        api.upstream_definitions.iter().find(|one| one.name == *name).expect("the reference resolves");
     assert_eq!(definition.connect_timeout, Some(Duration::from_millis(1)));
     let weights: Vec<_> = definition.targets.iter().map(|target| (target.url.port, target.weight)).collect();
     assert_eq!(weights, [(8443, Some(70)), (443, None)]);
@@ -574,6 +575,7 @@ fn operations() {
         ("/", "/_gateway-health/ready"),
         ("/_gateway-health", "/*"),
         ("/", "/a/..//_gateway-health/x"),
+        ("/", "/%5Fgateway-health"),
     ] {
         let mut document = with("/spec/context", json!(context));
         change(&mut document, "/spec/operations/0/path", Some(json!(path)));

@@ -5,7 +5,6 @@
 //! `request` makes the heads, the chain works on them, `upstream` sends what they became.
 
 use ferrogate_policy::{Headers, RequestHead, ResponseHead};
-use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
@@ -200,13 +199,6 @@ impl ResponseHead for ResponseParts {
 
     fn set_status(&mut self, status: StatusCode) {
         self.status = status;
-    }
-}
-
-/// Puts `Host` where policies expect it: HTTP/2 carries it as `:authority` only.
-pub fn settle_host(headers: &mut HeaderMap, authority: &HeaderValue) {
-    if !headers.contains_key(HOST) {
-        headers.insert(HOST, authority.clone());
     }
 }
 

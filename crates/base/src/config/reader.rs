@@ -119,15 +119,6 @@ impl<'a> Reader<'a> {
         self.typed(key, default, parse, ToString::to_string)
     }
 
-    /// A number within limits.
-    pub fn float(&mut self, key: &str, default: f64, range: RangeInclusive<f64>) -> f64 {
-        let parse = |text: &str| {
-            let number: f64 = text.parse().map_err(|_| format!("{} is not a number", quoted(text)))?;
-            within(number, &range, |bound| bound.to_string())
-        };
-        self.typed(key, default, parse, ToString::to_string)
-    }
-
     /// A duration within limits: a Go duration, or a plain number of milliseconds or
     /// seconds when the key ends in `_ms` or `_seconds`.
     pub fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {

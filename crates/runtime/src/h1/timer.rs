@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Deadlines by a coarse clock. A worker looks at all its connections' deadlines twenty times
 //! a second and wakes those that are due; a request sets and clears its deadline by writing
-//! one number, without a timer of its own. A deadline is kept to within [`TICK`], never early.
+//! one number, without a timer of its own. A deadline is kept to within two [`TICK`]s, never early.
 //! `worker` calls [`Ticker::tick`]; each connection has one [`Alarm`].
 
 use std::cell::{Cell, RefCell};

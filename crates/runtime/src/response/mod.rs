@@ -5,7 +5,6 @@
 
 pub mod body;
 
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -111,11 +110,12 @@ impl Draft {
     /// Whether the response has a body by its status and the request's method (RFC 9110, 6.4.1).
     #[must_use]
     pub fn may_have_body(&self, method: &Method) -> bool {
+        *method != Method::HEAD && self.status_has_body()
+    }
+
+    fn status_has_body(&self) -> bool {
         let status = self.head.status;
-        *method != Method::HEAD
-            && !status.is_informational()
-            && status != StatusCode::NO_CONTENT
-            && status != StatusCode::NOT_MODIFIED
+        !status.is_informational() && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
     }
 
     /// Puts the body that policies made in place of the one that came, where there may be one.
@@ -153,9 +153,7 @@ impl Draft {
         *response.headers_mut() = self.head.headers;
         response
     }
-}
 
-impl Draft {
     /// What frames the body is ours: a length that a policy set must not cut a response short
     /// or make the next one part of it.
     fn settle_framing(&mut self, method: &Method) {
@@ -172,12 +170,11 @@ impl Draft {
             None => self.head.headers.remove(CONTENT_LENGTH),
         };
     }
-}
 
-impl Draft {
     /// Leaves the head as it is and drops the body, which the codec would never ask for: the
     /// request would look as if its client had left before the end.
     fn drop_body(&mut self) {
+        let status_has_body = self.status_has_body();
         let headers = &mut self.head.headers;
         if self.head.status.is_informational() || self.head.status == StatusCode::NO_CONTENT {
             headers.remove(CONTENT_LENGTH);
@@ -185,10 +182,7 @@ impl Draft {
         match &self.source {
             Source::Whole(Some(bytes)) => {
                 // To HEAD the length is what a GET would have had (RFC 9110, 8.6).
-                let head_only = self.head.status != StatusCode::NO_CONTENT
-                    && self.head.status != StatusCode::NOT_MODIFIED
-                    && !self.head.status.is_informational();
-                if head_only && !headers.contains_key(CONTENT_LENGTH) {
+                if status_has_body && !headers.contains_key(CONTENT_LENGTH) {
                     headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
                 }
                 self.source = Source::Whole(None);
@@ -233,12 +227,7 @@ pub async fn next_frame(
     body: &mut UpstreamBody,
     record: &mut Record,
 ) -> Result<Option<Frame<Bytes>>, Failure> {
-    let frame = std::future::poll_fn(|cx| match body.poll_next(record, cx) {
-        Poll::Ready(frame) => Poll::Ready(frame),
-        Poll::Pending => Poll::Pending,
-    })
-    .await;
-    match frame {
+    match std::future::poll_fn(|cx| body.poll_next(record, cx)).await {
         None => Ok(None),
         Some(Ok(frame)) => Ok(Some(frame)),
         Some(Err(error)) => Err(Failure::with(record.reason.take().unwrap_or(Reason::UpstreamReset), error)),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One worker's HTTP/2 connections to upstreams: shared by as many requests as both ends allow,
 //! dialled once however many wait, and left alone when they age, say goodbye or refuse a stream.
-//! An endpoint that turned out to speak HTTP/1.1 is remembered as such. `upstream::send` asks
-//! here first where the endpoint may speak HTTP/2; the kept connections of HTTP/1.1 are
-//! [`super::pool`]'s.
+//! That an endpoint turned out to speak HTTP/1.1 is known until the next sweep, after which the
+//! next dial asks it again. `upstream::send` asks here first where the endpoint may speak HTTP/2;
+//! the kept connections of HTTP/1.1 are [`super::pool`]'s.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -336,14 +336,6 @@ pub enum HeaderValueMatch {
     Regex(String),
 }
 
-impl RestApi {
-    /// The definition with this name.
-    #[must_use]
-    pub fn upstream_definition(&self, name: &str) -> Option<&UpstreamDefinition> {
-        self.upstream_definitions.iter().find(|definition| definition.name == name)
-    }
-}
-
 impl Endpoints {
     /// Whether it is what is meant where nothing is said.
     #[must_use]
