@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::{Blocks, FLUSH_INTERVAL, WorkerLog};
-use crate::config::{Config, ServerHeaderMode};
+use crate::config::{Config, Http1Codec, ServerHeaderMode};
 use crate::dns::Dns;
 use crate::error::{Failure, Reason};
 use crate::h1::H1;
@@ -176,7 +176,12 @@ impl Worker {
                 HeaderValue::try_from(server.value.as_str()).ok()
             }
         };
-        let upstreams = Rc::new(Upstreams { pool, connector: Rc::new(connector), metrics: metrics.clone() });
+        let upstreams = Rc::new(Upstreams {
+            pool,
+            direct: (shared.config.http1_codec == Http1Codec::Own).then(|| h1.pool.clone()),
+            connector: Rc::new(connector),
+            metrics: metrics.clone(),
+        });
         let balancer = Rc::<Balancer>::default();
         Worker {
             mirrors: Mirrors::new(upstreams.clone(), balancer.clone(), tasks.clone()),

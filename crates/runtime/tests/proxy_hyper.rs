@@ -8,6 +8,8 @@ const CODEC: Http1Codec = Http1Codec::Hyper;
 
 #[path = "proxy/coded.rs"]
 mod coded;
+#[path = "proxy/direct.rs"]
+mod direct;
 #[path = "proxy/failures.rs"]
 mod failures;
 #[path = "proxy/forwarding.rs"]

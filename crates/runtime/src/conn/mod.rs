@@ -201,7 +201,10 @@ where
     let serving = worker.clone();
     let service = service_fn(move |request| {
         let (worker, peer) = (serving.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(request::serve(worker, peer, request).await) }
+        // In a box at once: hyper moves it from hand to hand until it is a stream's task, and by
+        // value that was more work than all that the request itself needs.
+        let served = Box::pin(request::serve(worker, peer, request));
+        async move { Ok::<_, Infallible>(served.await) }
     });
     let last_taken = || activity.last_written();
     let serving = pin!(builder.serve_connection_with_upgrades(io, service));

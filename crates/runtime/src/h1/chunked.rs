@@ -4,6 +4,10 @@
 //! extensions are read over within a limit, the trailer section is kept within one. It never
 //! panics and allocates for trailers only. `flow` drives it.
 
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::line;
 use super::parse::{self, HeadLimits};
 use crate::hop;
 
@@ -140,6 +144,17 @@ impl Decoder {
             return Err(Malformed("a trailer ends in a bare line feed"));
         }
         Ok(())
+    }
+
+    /// The trailers, once they have been read.
+    #[must_use]
+    pub fn trailers(&self) -> HeaderMap {
+        let mut lines = Vec::new();
+        // They were found to be good when they were complete.
+        match parse::fields(&self.trailers, 0, TRAILERS, &mut lines) {
+            Ok(Some(_)) => line::map_of(&Bytes::copy_from_slice(&self.trailers), &lines).unwrap_or_default(),
+            Ok(None) | Err(_) => HeaderMap::new(),
+        }
     }
 
     /// Writes the last chunk and, of the `declared` trailers (as `trailer` lists them), those that

@@ -17,7 +17,7 @@ use super::compose::{self, Ending, Onward};
 use super::fields::{Fields, Lists};
 use super::flow::Flow;
 use super::framing::{self, Framing};
-use super::line::Known;
+use super::line::{Known, Line};
 use super::parse::{ResponseHead, Version};
 use super::policies::Policies;
 use super::pool::Lease;
@@ -217,7 +217,7 @@ where
         record.fail(&failure, error_id);
         return stand_in(wires, policies, &routed.head, own, terms, record).await;
     };
-    let reusable = keeps(raw, &lists, &parsed) && body != Framing::Close;
+    let reusable = keeps(raw, &lists.lines, &parsed) && body != Framing::Close;
     let announced = announced_length(raw, &lists);
     lists.added.clear();
     let fields = Fields::new(raw, parsed.present, lists);
@@ -272,10 +272,11 @@ fn announced_length(raw: &[u8], lists: &Lists) -> Option<u64> {
 }
 
 /// Whether the upstream keeps its connection open after this response (RFC 9112, 9.3).
-fn keeps(raw: &[u8], lists: &Lists, head: &ResponseHead) -> bool {
+#[must_use]
+pub fn keeps(raw: &[u8], lines: &[Line], head: &ResponseHead) -> bool {
     let mut keeps = head.version == Version::Http11;
     if head.present.has(Known::Connection) {
-        for line in lists.lines.iter().filter(|line| line.known == Known::Connection) {
+        for line in lines.iter().filter(|line| line.known == Known::Connection) {
             for token in line.value(raw).split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if token.eq_ignore_ascii_case(b"close") {
                     return false;

@@ -4,7 +4,8 @@
 //! head is parsed, so that nothing on the hot path compares names again. `parse` makes
 //! lines; `fields` offers them to policies; `compose` writes those that are left.
 
-use http::{HeaderName, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// A header line. Offsets are those of the head's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,37 +99,6 @@ pub enum Known {
     /// `x-target-upstream`
     TargetUpstream,
 }
-
-/// Every name but [`Known::Other`].
-const ALL: [Known; 27] = [
-    Known::Connection,
-    Known::ContentLength,
-    Known::ContentType,
-    Known::Cookie,
-    Known::Date,
-    Known::Expect,
-    Known::Forwarded,
-    Known::Host,
-    Known::KeepAlive,
-    Known::ProxyConnection,
-    Known::Server,
-    Known::Te,
-    Known::Trailer,
-    Known::TransferEncoding,
-    Known::Upgrade,
-    Known::UserAgent,
-    Known::Via,
-    Known::ExpectedTimeout,
-    Known::OriginalPath,
-    Known::ServiceTime,
-    Known::ForwardedFor,
-    Known::ForwardedHost,
-    Known::ForwardedPort,
-    Known::ForwardedProto,
-    Known::RealIp,
-    Known::RequestId,
-    Known::TargetUpstream,
-];
 
 /// Which known names a head has, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,11 +206,6 @@ impl Present {
         Present(self.0 | others.0)
     }
 
-    /// The names as maps have them.
-    pub fn names(self) -> impl Iterator<Item = HeaderName> {
-        ALL.iter().filter(move |known| self.has(**known)).filter_map(|known| known.name())
-    }
-
     /// Whether any of `others` is here.
     #[must_use]
     pub const fn any(self, others: Present) -> bool {
@@ -274,13 +239,61 @@ impl Line {
     }
 }
 
+/// Header lines as a map; the values share the bytes.
+///
+/// # Errors
+/// When a line is none, which `parse` saw to.
+pub fn map_of(raw: &Bytes, lines: &[Line]) -> Result<HeaderMap, http::Error> {
+    let mut headers = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let name = match line.known.name() {
+            Some(name) => name,
+            None => HeaderName::from_bytes(line.name(raw))?,
+        };
+        let value = raw.slice(line.value_start as usize..line.value_end as usize);
+        headers.append(name, HeaderValue::from_maybe_shared(value)?);
+    }
+    Ok(headers)
+}
+
 fn slice(raw: &[u8], start: u32, end: u32) -> &[u8] {
     raw.get(start as usize..end as usize).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ALL, Known, Present};
+    use super::{Known, Present};
+
+    /// Every name but [`Known::Other`].
+    const ALL: [Known; 27] = [
+        Known::Connection,
+        Known::ContentLength,
+        Known::ContentType,
+        Known::Cookie,
+        Known::Date,
+        Known::Expect,
+        Known::Forwarded,
+        Known::Host,
+        Known::KeepAlive,
+        Known::ProxyConnection,
+        Known::Server,
+        Known::Te,
+        Known::Trailer,
+        Known::TransferEncoding,
+        Known::Upgrade,
+        Known::UserAgent,
+        Known::Via,
+        Known::ExpectedTimeout,
+        Known::OriginalPath,
+        Known::ServiceTime,
+        Known::ForwardedFor,
+        Known::ForwardedHost,
+        Known::ForwardedPort,
+        Known::ForwardedProto,
+        Known::RealIp,
+        Known::RequestId,
+        Known::TargetUpstream,
+    ];
 
     #[test]
     fn names_are_known_in_any_case() {
@@ -300,7 +313,7 @@ mod tests {
         for known in ALL {
             let name = known.name().expect("a name");
             assert_eq!(Known::of(name.as_str().as_bytes()), known, "{name}");
-            assert!(Present::of(&[known]).names().eq([name]));
+            assert!(Present::of(&[known]).has(known));
         }
         assert_eq!(Known::TargetUpstream as usize, ALL.len(), "the last of them all");
         let mut present = Present::default();

@@ -51,7 +51,7 @@ pub struct H1 {
     /// Buffers nobody uses.
     pub stock: Stock,
     /// Kept upstream connections.
-    pub pool: Pool,
+    pub pool: Rc<Pool>,
     /// The date of responses.
     pub date: Date,
     /// From a head's first byte to its last.
@@ -74,7 +74,7 @@ impl H1 {
     pub fn new(config: &Config, clock: &dyn Clock, limits: PoolLimits) -> H1 {
         let ticker = Ticker::new();
         H1 {
-            pool: Pool::new(limits, ticker.clone()),
+            pool: Rc::new(Pool::new(limits, ticker.clone())),
             ticker,
             stock: Stock::default(),
             date: Date::new(clock),

@@ -25,11 +25,10 @@ use super::timer::Alarm;
 use crate::access_log::{Record, STALLED};
 use crate::error::{Failure, Reason};
 use crate::router::Endpoint;
+use crate::upstream::connect::{BUFFER_BYTES, MAX_RESPONSE_HEADERS};
 use crate::worker::Worker;
 
-/// The most headers and bytes of a response's head: as in `upstream::connect`.
-const HEAD: HeadLimits = HeadLimits { max_fields: 256 };
-const MAX_HEAD_BYTES: usize = 256 * 1024;
+const HEAD: HeadLimits = HeadLimits { max_fields: MAX_RESPONSE_HEADERS };
 
 /// The streams and what is on its way between them.
 pub struct Wires<'c, S> {
@@ -213,7 +212,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
             // Hints are for now or never; a client that does not take them holds nothing up.
             let _all_taken = self.interim.poll_write(self.client, cx);
             // A full buffer would read nothing, which is what an end looks like.
-            let room = incoming.buffer.as_mut().is_none_or(|buffer| buffer.make_room(MAX_HEAD_BYTES));
+            let room = incoming.buffer.as_mut().is_none_or(|buffer| buffer.make_room(BUFFER_BYTES));
             if !room {
                 return Poll::Ready(Err(protocol("the response's head is too large")));
             }

@@ -52,7 +52,7 @@ async fn once(
     let sent =
         upstreams.send(request, picked, target.connect_timeout, &walk.deadlines, &record.traffic).await;
     match &sent {
-        Ok(reply) => picked.answered(reply.response.status()),
+        Ok(reply) => picked.answered(reply.status()),
         Err(unanswered) => picked.failed(&unanswered.failure),
     }
     sent
@@ -75,7 +75,7 @@ async fn repeatedly<'a>(
         let (mut attempt, timed_out) = within(walk, retry, request, &mut picked, target, record).await;
         let again = async {
             let ended = match &attempt {
-                Ok(reply) => Ended::Answered(reply.response.status()),
+                Ok(reply) => Ended::Answered(reply.status()),
                 Err(_) if timed_out => Ended::TimedOut,
                 Err(unanswered) => Ended::Failed { failure: &unanswered.failure, sent: unanswered.seen },
             };

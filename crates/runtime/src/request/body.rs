@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
 use crate::access_log::Traffic;
@@ -26,7 +26,7 @@ pub fn pass(incoming: Incoming, traffic: &Rc<Traffic>) -> OutgoingBody {
 /// A body in memory.
 #[must_use]
 pub fn whole(bytes: Bytes) -> OutgoingBody {
-    OutgoingBody::Whole(Full::new(bytes))
+    OutgoingBody::Whole(bytes)
 }
 
 /// The body in memory if it says that it is no longer than this, else as it comes.

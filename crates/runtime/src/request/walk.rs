@@ -253,11 +253,10 @@ impl<'a> Walk<'a> {
         // How the client came, to us or to the proxy in front.
         let secure = outgoing.request.headers().value(Known::ForwardedProto) == Some(b"https");
         let asked = Instant::now();
-        let (reply, guard) = attempts::send(self, outgoing, record).await?;
+        let (mut response, guard) = attempts::send(self, outgoing, record).await?;
         let took = asked.elapsed();
         record.upstream_time = Some(took);
         record.traffic.moved();
-        let mut response = reply.response;
         let switched = match switch {
             Some(switch) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Some(switch.agreed(&mut response)?)
@@ -291,7 +290,7 @@ impl<'a> Walk<'a> {
         }
         let source = match switched {
             Some(switched) => Source::Switched(Box::new(switched.guarded(guard))),
-            None => Source::Upstream(UpstreamBody::new(incoming, reply.lease, self.deadlines).guarded(guard)),
+            None => Source::Upstream(UpstreamBody::new(incoming, self.deadlines).guarded(guard)),
         };
         Ok(Draft { head: ResponseParts { status: parts.status, headers }, source })
     }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::access_log::Record;
@@ -20,8 +20,8 @@ use crate::error::Reason;
 use crate::hop;
 use crate::upgrade::Switched;
 use crate::upstream::body::BodyError;
-use crate::upstream::lease::Lease;
 use crate::upstream::pick::Guard;
+use crate::upstream::reply::ReplyBody;
 
 /// The body of a response to a client.
 pub struct ResponseBody {
@@ -46,8 +46,8 @@ pub enum Source {
 
 /// The upstream's body, and the connection it comes on.
 pub struct UpstreamBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
+    /// Gone when it is through.
+    incoming: Option<ReplyBody>,
     /// The endpoint counts the request as under way until the body is through.
     guard: Option<Box<Guard>>,
     deadlines: Deadlines,
@@ -78,8 +78,8 @@ impl Source {
 impl UpstreamBody {
     /// The body of a reply.
     #[must_use]
-    pub fn new(incoming: Incoming, lease: Lease, deadlines: Deadlines) -> UpstreamBody {
-        UpstreamBody { incoming, lease: Some(lease), guard: None, deadlines, timer: BodyTimer::default() }
+    pub fn new(incoming: ReplyBody, deadlines: Deadlines) -> UpstreamBody {
+        UpstreamBody { incoming: Some(incoming), guard: None, deadlines, timer: BodyTimer::default() }
     }
 
     /// The same, of an endpoint that is told when the body is through.
@@ -98,10 +98,11 @@ impl UpstreamBody {
         record: &mut Record,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 record.traffic.moved();
-                if self.incoming.is_end_stream() {
+                if incoming.is_end_stream() {
                     self.finish(record);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -113,7 +114,7 @@ impl UpstreamBody {
             Poll::Ready(Some(Err(error))) => {
                 record.reason = Some(Reason::UpstreamReset);
                 record.detail = format!("the response broke off: {error}");
-                Poll::Ready(Some(Err(BodyError::Broken(error))))
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => {
                 let reason = ready!(self.deadlines.poll_overdue(&mut self.timer, &record.traffic, cx));
@@ -126,8 +127,8 @@ impl UpstreamBody {
 
     /// Both directions are through, as far as this one knows: the connection may be kept.
     pub fn finish(&mut self, record: &Record) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back(&record.traffic);
+        if let Some(incoming) = self.incoming.take() {
+            incoming.give_back(&record.traffic);
         }
         drop(self.guard.take());
     }
@@ -135,13 +136,13 @@ impl UpstreamBody {
     /// Whether nothing is to come.
     #[must_use]
     pub fn is_end(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     /// What is known of its length.
     #[must_use]
     pub fn size(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -13,7 +13,6 @@ use ferrogate_policy::{BodyNeed, Chain};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
@@ -123,7 +122,7 @@ impl Switch {
     ///
     /// # Errors
     /// When the answer is to another question.
-    pub fn agreed(self, response: &mut Response<Incoming>) -> Result<Switched, Failure> {
+    pub fn agreed<B>(self, response: &mut Response<B>) -> Result<Switched, Failure> {
         let bad = |detail: &str| Failure::with(Reason::UpstreamProtocol, detail);
         let headers = response.headers();
         let named = headers.get(UPGRADE).is_some_and(|named| {

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
 
@@ -22,6 +21,15 @@ pub enum BodyError {
     /// The sender broke off.
     #[error("the body ended early")]
     Broken(#[from] hyper::Error),
+    /// Its connection ended before it.
+    #[error("the body ended early")]
+    Ended,
+    /// Its connection failed.
+    #[error("the body ended early")]
+    Failed(#[source] std::io::Error),
+    /// It is not framed as it must be.
+    #[error("{0}")]
+    Malformed(&'static str),
     /// A deadline passed between two chunks.
     #[error("the body took too long")]
     TimedOut,
@@ -36,7 +44,7 @@ pub enum BodyError {
 /// The body of a request to an upstream.
 pub enum OutgoingBody {
     /// In memory, possibly empty; it can be sent twice.
-    Whole(Full<Bytes>),
+    Whole(Bytes),
     /// The client's, as it comes.
     Client(ClientBody),
     /// From policies that see every chunk.
@@ -105,9 +113,10 @@ impl Body for OutgoingBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            OutgoingBody::Whole(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+            OutgoingBody::Whole(body) => {
+                let body = std::mem::take(body);
+                Poll::Ready((!body.is_empty()).then(|| Ok(Frame::data(body))))
+            }
             OutgoingBody::Client(body) => Pin::new(body).poll_frame(cx),
             OutgoingBody::Chunks(chunks) => chunks.poll_recv(cx),
         }
@@ -115,7 +124,7 @@ impl Body for OutgoingBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            OutgoingBody::Whole(body) => body.is_end_stream(),
+            OutgoingBody::Whole(body) => body.is_empty(),
             OutgoingBody::Client(body) => body.is_end_stream(),
             OutgoingBody::Chunks(_) => false,
         }
@@ -123,7 +132,7 @@ impl Body for OutgoingBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            OutgoingBody::Whole(body) => body.size_hint(),
+            OutgoingBody::Whole(body) => SizeHint::with_exact(body.len() as u64),
             OutgoingBody::Client(body) => body.size_hint(),
             OutgoingBody::Chunks(_) => SizeHint::default(),
         }

@@ -27,10 +27,10 @@ use crate::router::Endpoint;
 use crate::tls::ClientTls;
 
 /// The most headers a response may have; more is a protocol error of the upstream.
-const MAX_RESPONSE_HEADERS: usize = 256;
+pub const MAX_RESPONSE_HEADERS: usize = 256;
 
 /// Bytes buffered per connection, and so the largest response head.
-const BUFFER_BYTES: usize = 256 * 1024;
+pub const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Streams opened before an upstream has said how many it allows; more wait for it to say.
 /// It is a number that nobody would choose, to be told from what an upstream says.

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A connection as one request uses it: a whole one of HTTP/1.1, or a share of one of HTTP/2.
-//! Sending, and what a failure to send proves, is the same to the caller; here is what
-//! differs. `upstream::send` gets leases from [`super::pool`] and hands them to the
-//! response's body, which gives them back.
+//! A connection as one request uses it: a whole one of HTTP/1.1, hyper's or the hot path's, or a
+//! share of one of HTTP/2. Sending, and what a failure to send proves, is the same to the caller;
+//! here is what differs. `upstream::send` gets leases from the pools; the response's body has
+//! them after that and gives them back.
 
 use http::header::{HOST, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::client::conn::TrySendError;
 
 use super::body::OutgoingBody;
+use super::copy_of;
+use super::direct::{Direct, Lost};
 use super::pool::Kept;
+use super::reply::ReplyBody;
 use super::streams::Slot;
 use crate::access_log::Traffic;
 use crate::grpc::Call;
@@ -21,18 +24,41 @@ use ferrogate_model::kinds::rest_api::Scheme;
 pub enum Lease {
     /// HTTP/1.1, for this request alone.
     Kept(Kept),
+    /// The same, with no task beside it.
+    Direct(Direct),
     /// HTTP/2, shared.
     Shared(Slot, Scheme),
 }
 
 /// Why there is no response.
 pub struct NotAnswered {
-    /// The request, when the connection closed before a byte of it was written.
-    pub unsent: Option<Request<OutgoingBody>>,
-    /// The upstream says that it did nothing with it (RFC 9113, 8.7).
-    pub unprocessed: bool,
+    /// The request, when it is still whole.
+    pub request: Option<Request<OutgoingBody>>,
+    /// What became of it.
+    pub fate: Fate,
     /// What happened.
-    pub error: hyper::Error,
+    pub error: SendError,
+}
+
+/// What is known of a request without a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The connection closed before a byte of it was written; it is still whole.
+    Unsent,
+    /// The upstream says that it did nothing with it (RFC 9113, 8.7).
+    Unprocessed,
+    /// The upstream may have seen it.
+    Unknown,
+}
+
+/// What happened instead of a response.
+pub enum SendError {
+    /// hyper says it.
+    Hyper(hyper::Error),
+    /// The connection ended.
+    Ended(String),
+    /// What came is no response.
+    Malformed(String),
 }
 
 impl Lease {
@@ -41,6 +67,7 @@ impl Lease {
     pub fn is_ready(&self) -> bool {
         match self {
             Lease::Kept(kept) => kept.sender.is_ready(),
+            Lease::Direct(_) => true,
             Lease::Shared(slot, _) => slot.sender.is_ready(),
         }
     }
@@ -52,34 +79,45 @@ impl Lease {
     pub async fn ready(&mut self) -> Result<(), hyper::Error> {
         match self {
             Lease::Kept(kept) => kept.sender.ready().await,
+            Lease::Direct(_) => Ok(()),
             Lease::Shared(slot, _) => slot.sender.ready().await,
         }
     }
 
-    /// Whether other requests use the connection at the same time.
+    /// A copy to send again, where there may be a reason to and the body is at hand: on a new
+    /// connection only an upstream's refusal without a look, which only HTTP/2 can say. A direct
+    /// connection leaves the request whole.
     #[must_use]
-    pub fn is_shared(&self) -> bool {
-        matches!(self, Lease::Shared(..))
+    pub fn spare(&self, request: &Request<OutgoingBody>, repeatable: bool) -> Option<Request<OutgoingBody>> {
+        let wanted = match self {
+            Lease::Kept(_) => repeatable,
+            Lease::Direct(_) => false,
+            Lease::Shared(..) => true,
+        };
+        wanted.then(|| copy_of(request)).flatten()
     }
 
     /// Sends the request and waits for the response's head.
     ///
     /// # Errors
     /// With what is known of the request's fate.
-    pub async fn send(&mut self, request: Request<OutgoingBody>) -> Result<Response<Incoming>, NotAnswered> {
+    pub async fn send(self, request: Request<OutgoingBody>) -> Result<Response<ReplyBody>, NotAnswered> {
         match self {
-            Lease::Kept(kept) => kept.sender.try_send_request(framed(request)).await.map_err(not_answered),
-            Lease::Shared(slot, scheme) => {
-                let sent = slot.sender.try_send_request(dressed(request, *scheme)).await;
-                sent.map_err(|error| {
-                    let mut lost = not_answered(error);
-                    lost.unprocessed = cause(&lost.error).is_some_and(is_refusal);
-                    if lost.unprocessed || slot.sender.is_closed() {
-                        slot.retire();
+            Lease::Kept(mut kept) => {
+                let sent = kept.sender.try_send_request(framed(request)).await.map_err(not_answered)?;
+                Ok(sent.map(|body| ReplyBody::Hyper(body, Lease::Kept(kept))))
+            }
+            Lease::Direct(direct) => match direct.send(&request).await {
+                Ok(response) => Ok(response.map(|body| ReplyBody::Direct(Box::new(body)))),
+                Err(lost) => Err(lost_directly(lost, request)),
+            },
+            Lease::Shared(mut slot, scheme) => {
+                match slot.sender.try_send_request(dressed(request, scheme)).await {
+                    Ok(response) => {
+                        Ok(response.map(|body| ReplyBody::Hyper(body, Lease::Shared(slot, scheme))))
                     }
-                    lost.unsent = lost.unsent.map(undressed);
-                    lost
-                })
+                    Err(error) => Err(lost_in_share(error, &slot)),
+                }
             }
         }
     }
@@ -88,6 +126,8 @@ impl Lease {
     pub fn give_back(self, traffic: &Traffic) {
         match self {
             Lease::Kept(kept) => kept.give_back(traffic),
+            // Its exchange has it, and gives it back by itself.
+            Lease::Direct(unused) => drop(unused),
             // Giving the share back is all there is to do; a stream that is not through is reset.
             Lease::Shared(slot, _) => drop(slot),
         }
@@ -95,8 +135,33 @@ impl Lease {
 }
 
 fn not_answered(mut error: TrySendError<Request<OutgoingBody>>) -> NotAnswered {
-    let unsent = error.take_message();
-    NotAnswered { unsent, unprocessed: false, error: error.into_error() }
+    let request = error.take_message();
+    let fate = if request.is_some() { Fate::Unsent } else { Fate::Unknown };
+    NotAnswered { request, fate, error: SendError::Hyper(error.into_error()) }
+}
+
+fn lost_directly(lost: Lost, request: Request<OutgoingBody>) -> NotAnswered {
+    let (fate, error) = match lost {
+        Lost::Unsent(detail) => (Fate::Unsent, SendError::Ended(detail)),
+        Lost::Ended(detail) => (Fate::Unknown, SendError::Ended(detail)),
+        Lost::Malformed(detail) => (Fate::Unknown, SendError::Malformed(detail)),
+    };
+    NotAnswered { request: Some(request), fate, error }
+}
+
+fn lost_in_share(error: TrySendError<Request<OutgoingBody>>, slot: &Slot) -> NotAnswered {
+    let mut lost = not_answered(error);
+    if let SendError::Hyper(error) = &lost.error
+        && cause(error).is_some_and(is_refusal)
+        && lost.fate == Fate::Unknown
+    {
+        lost.fate = Fate::Unprocessed;
+    }
+    if lost.fate == Fate::Unprocessed || slot.sender.is_closed() {
+        slot.retire();
+    }
+    lost.request = lost.request.map(undressed);
+    lost
 }
 
 /// hyper hands on what the peer said only as its error's source.
@@ -164,7 +229,6 @@ mod tests {
     use bytes::Bytes;
     use ferrogate_model::kinds::rest_api::Scheme;
     use http::Request;
-    use http_body_util::Full;
 
     use super::{dressed, framed, undressed};
     use crate::upstream::body::OutgoingBody;
@@ -179,13 +243,13 @@ mod tests {
             chunked
         };
         assert!(framing(OutgoingBody::Chunks(tokio::sync::mpsc::channel(1).1)));
-        assert!(!framing(OutgoingBody::Whole(Full::new(Bytes::from_static(b"abc")))));
-        assert!(!framing(OutgoingBody::Whole(Full::new(Bytes::new()))));
+        assert!(!framing(OutgoingBody::Whole(Bytes::from_static(b"abc"))));
+        assert!(!framing(OutgoingBody::Whole(Bytes::new())));
     }
 
     #[test]
     fn a_request_is_dressed_for_http2_and_back() {
-        let body = OutgoingBody::Whole(Full::new(Bytes::new()));
+        let body = OutgoingBody::Whole(Bytes::new());
         let request =
             Request::get("/a?b=1").header("host", "books.example:81").body(body).expect("a request");
         let sent = dressed(request, Scheme::Https);

@@ -88,11 +88,11 @@ async fn copy(
     let deadlines = Deadlines { whole: Instant::now().checked_add(TIME_LIMIT), idle: None };
     let sent = upstreams.send(request, &picked, target.connect_timeout, &deadlines, &traffic).await;
     match &sent {
-        Ok(reply) => picked.answered(reply.response.status()),
+        Ok(reply) => picked.answered(reply.status()),
         Err(unanswered) => picked.failed(&unanswered.failure),
     }
     let reply = sent.map_err(|unanswered| unanswered.failure)?;
-    let mut body = reply.response.into_body();
+    let mut body = reply.into_body();
     let mut read = 0;
     while let Some(frame) = deadlines.bound(&traffic, body.frame()).await? {
         let frame = frame.map_err(|error| Failure::with(Reason::UpstreamReset, error))?;
@@ -101,6 +101,6 @@ async fn copy(
             return Ok(());
         }
     }
-    reply.lease.give_back(&traffic);
+    body.give_back(&traffic);
     Ok(())
 }

@@ -12,6 +12,7 @@ mod choose;
 pub mod circuit;
 pub mod connect;
 mod dial;
+pub mod direct;
 pub mod group;
 pub mod hash;
 pub mod health;
@@ -22,6 +23,7 @@ pub mod outlier;
 pub mod pick;
 pub mod pool;
 mod probe;
+pub mod reply;
 pub mod retry;
 pub mod states;
 pub mod steering;
@@ -35,18 +37,20 @@ use std::time::{Duration, Instant};
 use ferrogate_model::kinds::rest_api::UpstreamProtocol;
 use http::header::UPGRADE;
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use self::body::OutgoingBody;
 use self::circuit::Connection;
 use self::connect::{Connector, Sender};
-use self::lease::{Lease, NotAnswered};
+use self::direct::Direct;
+use self::lease::{Fate, Lease, NotAnswered, SendError};
 use self::pick::Picked;
 use self::pool::Pool;
+use self::reply::ReplyBody;
 use self::retry::is_idempotent;
 use crate::access_log::Traffic;
 use crate::deadline::Deadlines;
 use crate::error::{Failure, Reason};
+use crate::h1;
 use crate::metrics::WorkerMetrics;
 use crate::router::Endpoint;
 
@@ -57,6 +61,8 @@ const MAX_LOST_DIALS: u32 = 2;
 pub struct Upstreams {
     /// Kept connections.
     pub pool: Rc<Pool>,
+    /// The hot path's, unless it is switched off.
+    pub direct: Option<Rc<h1::pool::Pool>>,
     /// New connections.
     pub connector: Rc<Connector>,
     /// The worker's counts.
@@ -64,12 +70,7 @@ pub struct Upstreams {
 }
 
 /// A response whose head has arrived.
-pub struct Reply {
-    /// Head and body.
-    pub response: Response<Incoming>,
-    /// The connection it comes on.
-    pub lease: Lease,
-}
+pub type Reply = Response<ReplyBody>;
 
 /// There is no response.
 pub struct Unanswered {
@@ -102,37 +103,51 @@ impl Upstreams {
         traffic: &Traffic,
     ) -> Result<Reply, Unanswered> {
         let endpoint = &*in_its_protocol(picked.endpoint(), &request);
-        let mut kept = self.pool.take(endpoint);
+        let direct = self.direct.as_ref().filter(|_| direct::serves(picked, &request));
+        let mut kept = match direct {
+            Some(pool) => pool.take(endpoint).map(|kept| Lease::Direct(Direct::new(kept, pool))),
+            None => self.pool.take(endpoint),
+        };
+        let repeatable = is_idempotent(request.method());
         let mut again = true;
         loop {
             let reused = kept.is_some();
-            let mut lease = match kept.take() {
+            let lease = match kept.take() {
                 Some(lease) => lease,
-                None => match self.opened(endpoint, picked, connect_timeout, deadlines, traffic).await {
-                    Ok(lease) => lease,
-                    Err(failure) => return Err(Unanswered { failure, unsent: Some(request), seen: false }),
-                },
+                None => {
+                    let opening = async {
+                        match direct {
+                            Some(pool) => self.open_direct(pool, endpoint, connect_timeout).await,
+                            None => self.open(endpoint, picked, connect_timeout).await,
+                        }
+                    };
+                    // In a box: it is large, and most requests find a connection.
+                    match deadlines.bound(traffic, Box::pin(opening)).await.and_then(|opened| opened) {
+                        Ok(lease) => lease,
+                        Err(failure) => {
+                            return Err(Unanswered { failure, unsent: Some(request), seen: false });
+                        }
+                    }
+                }
             };
-            let spare = if again { Spare::of(&request, reused, lease.is_shared()) } else { None };
-            let once_more = match attempt(&mut lease, request, deadlines, traffic).await? {
+            let spare = if again { lease.spare(&request, reused && repeatable) } else { None };
+            let once_more = match attempt(lease, request, deadlines, traffic).await? {
                 Attempt::Answered(response) => {
                     if reused {
                         self.metrics.upstream_reused.one();
                     }
-                    return Ok(Reply { response, lease });
+                    return Ok(response);
                 }
                 Attempt::NotSent(unsent, _) if reused => unsent,
                 Attempt::NotSent(unsent, failure) => {
                     return Err(Unanswered { failure, unsent: Some(unsent), seen: false });
                 }
                 Attempt::Refused(failure) => match spare {
-                    Some(spare) => spare.request,
+                    Some(spare) => spare,
                     None => return Err(Unanswered { seen: false, ..failure.into() }),
                 },
-                Attempt::Lost(failure) => match spare {
-                    Some(spare) if reused && spare.idempotent && failure.reason == Reason::UpstreamReset => {
-                        spare.request
-                    }
+                Attempt::Lost(request, failure) => match request.or(spare) {
+                    Some(whole) if reused && repeatable && failure.reason == Reason::UpstreamReset => whole,
                     Some(_) | None => return Err(failure.into()),
                 },
             };
@@ -142,16 +157,16 @@ impl Upstreams {
         }
     }
 
-    /// A new connection, as long as the request has time.
-    async fn opened(
+    /// A new connection that no task of its own reads.
+    async fn open_direct(
         &self,
+        pool: &Rc<h1::pool::Pool>,
         endpoint: &Endpoint,
-        picked: &Picked<'_>,
-        connect_timeout: Duration,
-        deadlines: &Deadlines,
-        traffic: &Traffic,
+        limit: Duration,
     ) -> Result<Lease, Failure> {
-        deadlines.bound(traffic, self.open(endpoint, picked, connect_timeout)).await.and_then(|opened| opened)
+        let wire = self.connector.open(endpoint, limit).await?;
+        self.metrics.upstream_opened.one();
+        Ok(Lease::Direct(Direct::new(pool.lease(endpoint, wire), pool)))
     }
 
     /// A new connection, once the endpoint may have another, or a share of one that was made for
@@ -225,24 +240,17 @@ async fn admit(picked: &Picked<'_>, limit: Duration) -> Result<Option<Connection
 }
 
 enum Attempt {
-    Answered(Response<Incoming>),
+    Answered(Reply),
     /// The connection closed before a byte was written.
     NotSent(Request<OutgoingBody>, Failure),
     /// The upstream says that it did nothing with it.
     Refused(Failure),
-    /// The upstream may have seen it.
-    Lost(Failure),
-}
-
-/// A copy to send again, where the body is at hand.
-struct Spare {
-    request: Request<OutgoingBody>,
-    /// Sending twice changes nothing (RFC 9110, 9.2.2).
-    idempotent: bool,
+    /// The upstream may have seen it; the request, when it is still whole.
+    Lost(Option<Request<OutgoingBody>>, Failure),
 }
 
 async fn attempt(
-    lease: &mut Lease,
+    mut lease: Lease,
     request: Request<OutgoingBody>,
     deadlines: &Deadlines,
     traffic: &Traffic,
@@ -255,18 +263,23 @@ async fn attempt(
     }
     match deadlines.bound(traffic, lease.send(request)).await? {
         Ok(response) => Ok(Attempt::Answered(response)),
-        Err(NotAnswered { unsent, unprocessed, error }) => {
+        Err(NotAnswered { request, fate, error }) => {
             let failure = classify(&error, traffic);
-            Ok(match unsent {
-                Some(request) => Attempt::NotSent(request, failure),
-                None if unprocessed => Attempt::Refused(failure),
-                None => Attempt::Lost(failure),
+            Ok(match (fate, request) {
+                (Fate::Unsent, Some(request)) => Attempt::NotSent(request, failure),
+                (Fate::Unprocessed, _) => Attempt::Refused(failure),
+                (Fate::Unsent | Fate::Unknown, request) => Attempt::Lost(request, failure),
             })
         }
     }
 }
 
-fn classify(error: &hyper::Error, traffic: &Traffic) -> Failure {
+fn classify(error: &SendError, traffic: &Traffic) -> Failure {
+    let error = match error {
+        SendError::Hyper(error) => error,
+        SendError::Ended(detail) => return Failure::with(Reason::UpstreamReset, detail),
+        SendError::Malformed(detail) => return Failure::with(Reason::UpstreamProtocol, detail),
+    };
     let reason = if let Some(refused) = traffic.refused.get() {
         refused
     } else if traffic.request_broken.get() {
@@ -293,14 +306,4 @@ pub fn copy_of(request: &Request<OutgoingBody>) -> Option<Request<OutgoingBody>>
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
     Some(copy)
-}
-
-impl Spare {
-    /// Of a request that may not be repeated, and of any on a new connection, a copy is of use only
-    /// where the upstream may refuse it without a look, which only HTTP/2 can say.
-    fn of(request: &Request<OutgoingBody>, reused: bool, refusable: bool) -> Option<Spare> {
-        let idempotent = is_idempotent(request.method());
-        let request = ((idempotent && reused) || refusable).then(|| copy_of(request)).flatten()?;
-        Some(Spare { request, idempotent })
-    }
 }

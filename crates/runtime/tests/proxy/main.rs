@@ -9,6 +9,7 @@ const CODEC: Http1Codec = Http1Codec::Own;
 
 mod answers;
 mod coded;
+mod direct;
 mod failures;
 mod forwarding;
 mod grpc;
