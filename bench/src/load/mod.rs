@@ -5,6 +5,7 @@
 mod h2load;
 pub mod idle;
 mod s_time;
+pub mod streams;
 mod wrk;
 
 use std::path::Path;
