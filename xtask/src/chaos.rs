@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::stage::{answers, program};
-use crate::{postgres, test};
+use crate::{postgres, programs, test};
 
 /// How long the stage of `cargo xtask test` lasts. It deals the whole deck of faults about once.
 pub const STAGE_MINUTES: f64 = 5.0;
@@ -60,10 +60,10 @@ pub fn run(root: &Path, flags: &Flags) -> anyhow::Result<()> {
 fn run_built(root: &Path, flags: &Flags) -> anyhow::Result<()> {
     postgres::ensure()?;
     if !answers("haproxy", &["-v"]) {
-        postgres::install(&["haproxy"])?;
+        programs::install(&["haproxy"])?;
     }
     if !FAKETIME.iter().any(|library| Path::new(library).exists()) {
-        postgres::install(&["faketime"])?;
+        programs::install(&["faketime"])?;
     }
     let target = test::target_directory(root)?;
     let out = flags.out.clone().unwrap_or_else(|| target.join("chaos"));

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 
 use crate::stage::answers;
-use crate::{postgres, test};
+use crate::{programs, test};
 
 /// What is recorded: a name and a number on each line.
 const RECORD: &str = "bench/instructions.txt";
@@ -22,7 +22,7 @@ const TOLERANCE: u64 = 5;
 /// Counts, and compares or records.
 pub fn run(root: &Path, record: bool) -> anyhow::Result<()> {
     if !answers("valgrind", &["--version"]) {
-        postgres::install(&["valgrind"]).context("valgrind counts the instructions")?;
+        programs::install(&["valgrind"]).context("valgrind counts the instructions")?;
     }
     test::build_release(root)?;
     let release = test::target_directory(root)?.join("release");

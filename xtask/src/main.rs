@@ -9,6 +9,7 @@ mod cost;
 mod fuzz;
 mod measure;
 mod postgres;
+mod programs;
 mod proof;
 mod scale;
 mod schema_fuzz;

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+
+use crate::programs::install;
 
 /// The oldest PostgreSQL the store supports.
 const OLDEST: u32 = 14;
@@ -21,30 +23,6 @@ pub fn ensure() -> anyhow::Result<()> {
     install(&["postgresql"]).with_context(|| format!("PostgreSQL {OLDEST} or newer is needed"))?;
     let (dir, version) = find().context("apt-get installed no PostgreSQL that is new enough")?;
     eprintln!("    PostgreSQL {version} in {}", dir.display());
-    Ok(())
-}
-
-/// Installs Debian packages when root may, or says how to.
-pub fn install(packages: &[&str]) -> anyhow::Result<()> {
-    let root = rustix::process::geteuid().is_root();
-    if !root || !crate::stage::answers("apt-get", &["--version"]) {
-        bail!("something is missing: install it with `sudo apt-get install {}`", packages.join(" "));
-    }
-    eprintln!("    installing {} with apt-get", packages.join(" "));
-    apt(&["update", "-qq"])?;
-    let arguments = [&["install", "-y", "-qq", "--no-install-recommends"], packages].concat();
-    apt(&arguments)
-}
-
-fn apt(arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new("apt-get")
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .status()
-        .context("apt-get cannot be started")?;
-    if !status.success() {
-        bail!("`apt-get {}` failed: {status}", arguments.join(" "));
-    }
     Ok(())
 }
 

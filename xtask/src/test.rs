@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::MetadataCommand;
 
 use crate::stage::{Stages, answers, program};
-use crate::{chaos, postgres, tidy};
+use crate::{chaos, postgres, programs, tidy};
 
 /// Runs all stages.
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let nextest = answers("cargo", &["nextest", "--version"]);
     let cargo = |arguments: &[&str]| program(root, "cargo", arguments);
-    let mut stages = Stages::new(if nextest { 9 } else { 8 });
+    let mut stages = Stages::new(if nextest { 10 } else { 9 });
     stages.run("format", || cargo(&["fmt", "--all", "--check"]))?;
     stages.run("tidy", || tidy::run(root))?;
     stages.run("postgresql", postgres::ensure)?;
+    stages.run("clients", || programs::ensure(programs::CLIENTS))?;
     stages.run("lints", || {
         cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
     })?;

@@ -13,26 +13,6 @@ use ferrogate_testkit::eventually::eventually;
 use ferrogate_testkit::process::{Process, Signal, Spec};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ferrogate");
-const LISTENERS: [&str; 8] =
-    ["management", "admin", "metrics", "stream", "http", "readiness", "runtime-admin", "runtime-metrics"];
-
-fn spec(data_dir: &Path) -> Spec {
-    let mut args: Vec<String> = ["standalone", "--workers", "1", "--listen-https", "off"]
-        .iter()
-        .map(|arg| (*arg).to_owned())
-        .collect();
-    for listener in LISTENERS {
-        args.extend([format!("--listen-{listener}"), "127.0.0.1:0".to_owned()]);
-    }
-    Spec {
-        binary: BINARY.into(),
-        name: "standalone".to_owned(),
-        args,
-        env: Vec::new(),
-        data_dir: data_dir.to_owned(),
-        log: data_dir.join("process.log"),
-    }
-}
 
 /// Runs a command to its end, without what the caller's environment might say.
 fn ferrogate(args: &[&str]) -> anyhow::Result<Output> {
@@ -75,7 +55,7 @@ async fn a_newcomer_deploys_calls_and_rolls_back() -> anyhow::Result<()> {
     let (dir, file) = (root.path().join("data"), root.path().join("books.yaml"));
     let path = file.to_str().context("a path in UTF-8")?;
     let backend = Backend::start().await?;
-    let mut process = spec(&dir).start().await?;
+    let mut process = Spec::standalone(BINARY, root.path(), &[]).start().await?;
 
     write_api(&file, &backend, "one")?;
     assert!(verb(&dir, &["diff", "-f", path], 6)?.contains("+ kind: RestApi"));
@@ -119,7 +99,7 @@ async fn a_hangup_opens_the_access_log_anew() -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let root = tempfile::tempdir()?;
     let (log, moved) = (root.path().join("access.log"), root.path().join("access.log.old"));
-    let mut spec = spec(&root.path().join("data"));
+    let mut spec = Spec::standalone(BINARY, root.path(), &[]);
     spec.env.push(("FERROGATE_RUNTIME_ACCESS_LOG".to_owned(), log.display().to_string()));
     let process = spec.start().await?;
     let asked = async |path: &str, file: &Path| {

@@ -19,8 +19,6 @@ use tokio::net::TcpListener;
 
 const PASSWORD: &str = "of-this-test-only";
 const ISSUER: &str = "https://login.example";
-const LISTENERS: [&str; 8] =
-    ["management", "admin", "metrics", "stream", "http", "readiness", "runtime-admin", "runtime-metrics"];
 
 /// Serves one document to everybody and counts how often.
 struct KeyServer {
@@ -77,20 +75,8 @@ async fn gateway(root: &std::path::Path, keys: &KeyServer) -> anyhow::Result<Pro
         ),
     )?;
     let path = config.to_str().context("a path in UTF-8")?;
-    let mut args: Vec<String> =
-        ["standalone", "--workers", "1", "--listen-https", "off", "--config", path].map(str::to_owned).into();
-    for listener in LISTENERS {
-        args.extend([format!("--listen-{listener}"), "127.0.0.1:0".to_owned()]);
-    }
-    let data_dir = root.join("data");
-    let spec = Spec {
-        binary: env!("CARGO_BIN_EXE_ferrogate").into(),
-        name: "standalone".to_owned(),
-        args,
-        env: vec![("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())],
-        log: root.join("process.log"),
-        data_dir,
-    };
+    let mut spec = Spec::standalone(env!("CARGO_BIN_EXE_ferrogate"), root, &["--config", path]);
+    spec.env.push(("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned()));
     spec.start().await
 }
 

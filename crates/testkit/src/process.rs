@@ -20,6 +20,19 @@ pub use rustix::process::Signal;
 /// How long a process may take to write its listener file: a debug build on a busy machine included.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The listeners of `standalone`, each by the name of its flag and of its line in the listener file.
+const STANDALONE_LISTENERS: [&str; 9] = [
+    "management",
+    "admin",
+    "metrics",
+    "stream",
+    "http",
+    "https",
+    "readiness",
+    "runtime-admin",
+    "runtime-metrics",
+];
+
 /// How to start one replica, kept so that it can be started again with the same identity.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -45,6 +58,25 @@ pub struct Process {
 }
 
 impl Spec {
+    /// `standalone` with one worker and these flags, every listener on a free port of loopback, the
+    /// data in `root/data` and the log beside it.
+    #[must_use]
+    pub fn standalone(binary: &str, root: &Path, more: &[&str]) -> Spec {
+        let mut args: Vec<String> = vec!["standalone".into(), "--workers".into(), "1".into()];
+        for listener in STANDALONE_LISTENERS {
+            args.extend([format!("--listen-{listener}"), "127.0.0.1:0".to_owned()]);
+        }
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        Spec {
+            binary: binary.into(),
+            name: "standalone".to_owned(),
+            args,
+            env: Vec::new(),
+            data_dir: root.join("data"),
+            log: root.join("standalone.log"),
+        }
+    }
+
     /// Starts the process and waits until it says where it listens.
     ///
     /// # Errors

@@ -38,30 +38,10 @@ impl Gateway {
              [runtime]\nhttp1_codec = \"{codec}\"\n"
         );
         std::fs::write(&file, settings)?;
-        let mut args = vec!["standalone", "--workers", "1", "--listen-https", "off", "--config"];
         let path = file.display().to_string();
-        args.push(&path);
-        let mut args: Vec<String> = args.into_iter().map(str::to_owned).collect();
-        for listener in [
-            "management",
-            "admin",
-            "metrics",
-            "stream",
-            "http",
-            "readiness",
-            "runtime-admin",
-            "runtime-metrics",
-        ] {
-            args.extend([format!("--listen-{listener}"), "127.0.0.1:0".to_owned()]);
-        }
-        let spec = Spec {
-            binary: env!("CARGO_BIN_EXE_ferrogate").into(),
-            name: format!("standalone with {codec}"),
-            args,
-            env: vec![("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())],
-            data_dir: root.path().join("data"),
-            log: root.path().join("process.log"),
-        };
+        let mut spec = Spec::standalone(env!("CARGO_BIN_EXE_ferrogate"), root.path(), &["--config", &path]);
+        spec.name = format!("standalone with {codec}");
+        spec.env.push(("FERROGATE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned()));
         let process = spec.start().await?;
         let operations: Vec<_> =
             ["GET", "POST"].iter().map(|method| json!({ "method": method, "path": "/*" })).collect();

@@ -35,6 +35,11 @@ use crate::request;
 use crate::tls::{ServerTls, identity};
 use crate::worker::Worker;
 
+/// What clients open at once before they have read how many streams they may have: the libraries of
+/// the field begin with a hundred (RFC 9113, 6.5.2, advises no less). Those beyond the limit are
+/// refused, which counts as a reset of ours; for a first burst alone nobody loses a connection.
+const UNTOLD_STREAMS: u32 = 100;
+
 /// How long a drain leaves an idle HTTP/1 connection open for the request that its client may
 /// have sent already: a tenth of the drain's deadline, and never more than this. Closing at
 /// once would lose that request, for HTTP/1 cannot say beforehand that a connection ends.
@@ -177,7 +182,9 @@ fn codec(worker: &Worker, limits: &Limits) -> auto::Builder<LocalExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_h2_streams)
         .max_pending_accept_reset_streams(usize::try_from(limits.max_h2_resets).ok())
-        .max_local_error_reset_streams(usize::try_from(limits.max_h2_resets).ok())
+        .max_local_error_reset_streams(
+            usize::try_from(limits.max_h2_resets.saturating_add(UNTOLD_STREAMS)).ok(),
+        )
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
     builder
 }

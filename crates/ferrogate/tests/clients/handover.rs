@@ -14,7 +14,9 @@ use ferrogate_testkit::load::{Load, Plan, is_ok};
 use ferrogate_testkit::process::{Process, Spec};
 use tokio::task::JoinSet;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_ferrogate");
+use crate::gateway::BINARY;
+use crate::tools::curl;
+
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Requests that must pass before and after each step, so that it happens under traffic.
 const PROGRESS: u64 = 200;
@@ -104,6 +106,19 @@ async fn newcomers(url: String, done: Arc<AtomicBool>) -> anyhow::Result<u64> {
     Ok(served)
 }
 
+/// The same with curl: a hundred connections to a process, each closed after its one request.
+async fn newcomers_by_curl(url: String, done: Arc<AtomicBool>) -> anyhow::Result<u64> {
+    let urls = format!("{url}?[1-100]");
+    let format = "%{http_code} %{num_connects}\n";
+    let mut served = 0;
+    while !done.load(Ordering::SeqCst) {
+        let told = curl(&["-H", "connection: close", "-o", "/dev/null", "-w", format, &urls]).await?;
+        ensure!(told == "200 1\n".repeat(100), "after {served}: {told}");
+        served += 100;
+    }
+    Ok(served)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_binary_is_replaced_without_a_refused_connection() -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok();
@@ -120,9 +135,8 @@ async fn a_binary_is_replaced_without_a_refused_connection() -> anyhow::Result<(
         Load::start(&Plan { urls: vec![url.clone()], clients: 4, rate: None, limit: None, check: is_ok() });
     let done = Arc::new(AtomicBool::new(false));
     let mut fresh = JoinSet::new();
-    for _ in 0..2 {
-        fresh.spawn(newcomers(url.clone(), done.clone()));
-    }
+    fresh.spawn(newcomers(url.clone(), done.clone()));
+    fresh.spawn(newcomers_by_curl(url.clone(), done.clone()));
     let progress = async || {
         let aim = kept.sent() + PROGRESS;
         eventually(DEADLINE, || (kept.sent() >= aim).then_some(())).await.context("the traffic stands still")
