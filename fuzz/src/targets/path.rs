@@ -69,7 +69,7 @@ fn run(data: &[u8]) {
         lines.take(MAX_ROUTES).enumerate().filter_map(|(index, line)| route(line, index)).collect();
     look_up(host, method, &normal, &routes);
     for route in &routes {
-        let upstream = Rewrite::new("/context".into(), &route.full_path).upstream_path(&normal, "/base");
+        let upstream = Rewrite::new("/context", &route.full_path).upstream_path(&normal, "/base");
         assert!(upstream.starts_with("/base"), "{upstream:?} leaves the base path");
     }
 }

@@ -141,7 +141,7 @@ mod tests {
             scheme: Scheme::Http,
             protocol: UpstreamProtocol::Http1,
             tls: None,
-            host: "books.example".to_owned(),
+            host: "books.example".into(),
             port: 80,
             address: None,
             weight: 1,

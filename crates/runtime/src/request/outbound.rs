@@ -141,7 +141,7 @@ pub fn host_of(endpoint: &Endpoint) -> Result<HeaderValue, Failure> {
         Scheme::Https => 443,
     };
     let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-    let port = (endpoint.port != usual).then(|| format!(":{}", endpoint.port)).unwrap_or_default();
+    let port = if endpoint.port == usual { String::new() } else { format!(":{}", endpoint.port) };
     let text = [open, host, close, &port].concat();
     HeaderValue::try_from(text).map_err(|error| Failure::with(Reason::UpstreamUnresolved, error))
 }
