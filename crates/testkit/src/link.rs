@@ -54,6 +54,9 @@ pub struct Link {
     _open: JoinSet<()>,
 }
 
+/// Sets the mode of a link.
+pub struct Switch(Arc<Wire>);
+
 struct Wire {
     target: AtomicU16,
     mode: watch::Sender<Mode>,
@@ -102,7 +105,13 @@ impl Link {
 
     /// From now on.
     pub fn set(&self, mode: Mode) {
-        self.wire.mode.send_replace(mode);
+        self.switch().set(mode);
+    }
+
+    /// What sets its mode, for whoever cannot hold on to the link itself.
+    #[must_use]
+    pub fn switch(&self) -> Switch {
+        Switch(Arc::clone(&self.wire))
     }
 
     /// Resets every open connection, once.
@@ -118,6 +127,13 @@ impl Link {
     /// The next connection on which a COMMIT passes is closed before it is answered.
     pub fn cut_at_next_commit(&self) {
         self.wire.cut_at_commit.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Switch {
+    /// From now on.
+    pub fn set(&self, mode: Mode) {
+        self.0.mode.send_replace(mode);
     }
 }
 

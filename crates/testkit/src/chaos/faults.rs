@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Carries out one fault: breaks, waits, mends, and then measures how long it takes until
-//! every replica serves a revision that was written after the end (P7). Which fault and
-//! when is the schedule's business; whether what clients saw was right is the truth's.
+//! Carries out a fault, and the one that may be beside it: breaks, waits, mends, and then
+//! measures how long it takes until every replica serves a revision that was written after
+//! the end of the last (P7). Which fault and when is the schedule's business; whether what
+//! clients saw was right is the truth's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,14 @@ use anyhow::Context as _;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::beside::{Second, end, hold, lingers};
 use super::clients::Shared;
 use super::history::Promise;
 use super::sampler;
 use super::schedule::{Breakage, Fault, Kind, Place, Role};
 use super::world::{ON_SMALL_DISK, World};
 use crate::eventually::eventually_async;
-use crate::link::{Link, Mode};
+use crate::link::{Link, Switch};
 use crate::postgres::StopMode;
 
 /// Within this all replicas must serve what was written after a fault's end, or P7 is broken.
@@ -44,15 +46,26 @@ pub async fn carry_out(world: &mut World, shared: &Arc<Shared>, fault: &Fault) -
     let affected = affected(fault);
     shared.history.band(band, |band| {
         band.breaks = affected;
-        band.lingers = matches!(fault.kind, Kind::Freeze(_) | Kind::Link(Place::Balancer, _));
+        band.lingers = lingers(fault.kind);
+        band.paired = fault.beside.is_some();
     });
-    let broken = Broken { world, shared, band };
-    broken.carry_out(fault).await.with_context(|| fault.kind.name())?;
-    let ended = shared.history.now();
-    shared.history.band(band, |band| band.ended = ended);
+    let beside = fault.beside.map(|beside| Second::of(world, beside));
+    let first = async {
+        Broken { world: &mut *world, shared, band }.carry_out(fault).await?;
+        anyhow::Ok((end(shared, band), band))
+    };
+    let second = async {
+        match &beside {
+            Some(second) => Some(second.carry_out(shared, band).await),
+            None => None,
+        }
+    };
+    let (first, second) = tokio::join!(first, second);
+    let first = first.with_context(|| fault.kind.name())?;
+    let (ended, last) = second.map_or(first, |second| second.max(first));
     check_alive(world, shared).await?;
     let converged = converge(world, shared, ended).await?;
-    shared.history.band(band, |band| band.converged = Some(converged));
+    shared.history.band(last, |band| band.converged = Some(converged));
     sleep(fault.calm).await;
     Ok(())
 }
@@ -119,7 +132,10 @@ impl Broken<'_> {
             }
             Kind::Drain(role) => self.restart(role, fault.victim).await,
             Kind::RollingRestart => self.rolling_restart().await,
-            Kind::Link(place, breakage) => self.break_links(place, breakage, fault).await,
+            Kind::Link(place, breakage) => {
+                self.break_links(place, breakage, fault).await;
+                Ok(())
+            }
             Kind::DatabaseStop => {
                 self.world.database.stop(StopMode::Immediate).await?;
                 sleep(fault.length).await;
@@ -191,21 +207,14 @@ impl Broken<'_> {
         self.world.database.start_again().await
     }
 
-    async fn break_links(&self, place: Place, breakage: Breakage, fault: &Fault) -> anyhow::Result<()> {
-        let links: Vec<&Link> = match place {
-            Place::Database => vec![&self.world.database.links[fault.victim]],
-            Place::Stream => self.world.streams[fault.victim].iter().collect(),
-            Place::Balancer => self.world.fronts[fault.victim].iter().collect(),
-        };
-        match breakage.mode() {
-            Some(mode) => {
-                links.iter().for_each(|link| link.set(mode));
-                sleep(fault.length).await;
-                links.iter().for_each(|link| link.set(Mode::Pass));
-            }
-            None => links.iter().for_each(|link| link.reset()),
+    async fn break_links(&self, place: Place, breakage: Breakage, fault: &Fault) {
+        let links = self.world.links(place, fault.victim);
+        if breakage == Breakage::Reset {
+            links.iter().for_each(Link::reset);
+            return;
         }
-        Ok(())
+        let switches: Vec<Switch> = links.iter().map(Link::switch).collect();
+        hold(&switches, breakage.mode(), fault.length).await;
     }
 
     /// `losing`: how long the standby hears of nothing before.

@@ -99,6 +99,8 @@ pub struct Band {
     pub failed_over: Option<u64>,
     /// How long after its end every replica served a revision written after its end.
     pub converged: Option<u64>,
+    /// Whether another one overlapped it. Of the two, the one that ended last has `converged`.
+    pub paired: bool,
     /// What is to be said about it.
     pub note: String,
 }
@@ -248,6 +250,7 @@ impl History {
             ended: u64::MAX,
             failed_over: None,
             converged: None,
+            paired: false,
             note: String::new(),
         });
         kept.bands.len() - 1

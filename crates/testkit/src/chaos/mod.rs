@@ -6,6 +6,7 @@
 //! is done), [`verdict`] and [`report`] (what came of it).
 
 pub mod balancer;
+pub mod beside;
 pub mod clients;
 pub mod database;
 pub mod disk;

@@ -84,7 +84,9 @@ fn figures(options: &Options, kept: &Kept, verdict: &Verdict) -> Table {
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
     row("seed", options.seed.to_string());
     row("seconds", kept.seconds.len().to_string());
-    row("faults", kept.bands.iter().filter(|band| band.converged.is_some()).count().to_string());
+    let of = |held: fn(&Band) -> bool| kept.bands.iter().filter(|band| held(band)).count();
+    row("faults", of(|band| band.converged.is_some() || band.paired).to_string());
+    row("faults that overlapped another", of(|band| band.paired).to_string());
     let not_done = kept.bands.iter().filter(|band| band.note.starts_with("not done")).count();
     row("faults not done", not_done.to_string());
     row("requests through the balancer", kept.requests.to_string());
@@ -135,7 +137,8 @@ fn spread(samples: &mut [u64]) -> String {
 fn kinds(kept: &Kept) -> Table {
     let mut by_kind: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for band in &kept.bands {
-        by_kind.entry(&band.kind).or_default().extend(band.converged);
+        let kind = if band.paired { "two faults at once" } else { &band.kind };
+        by_kind.entry(kind).or_default().extend(band.converged);
     }
     let head = ["fault", "times", "median, ms", "worst, ms"].map(str::to_owned).to_vec();
     let row = |(kind, mut times): (&str, Vec<u64>)| {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What breaks when: a seeded deck of every fault, dealt one at a time, each with its
-//! victim and its length. The whole deck is dealt before any fault comes a second time.
-//! Pure, so that a seed names one schedule for ever; [`super::faults`] carries it out.
+//! What breaks when: a seeded deck of every fault, each with its victim and its length. The
+//! whole deck is dealt before any fault comes a second time. While one in three of them lasts,
+//! a link of another part breaks as well. Pure, so that a seed names one schedule for ever;
+//! [`super::faults`] carries it out.
 
 use std::time::Duration;
 
@@ -15,6 +16,11 @@ const SLOW: Duration = Duration::from_millis(200);
 const LENGTHS: std::ops::Range<u64> = 1_000..5_000;
 /// Bounds of the calm after everything converged, in milliseconds.
 const CALMS: std::ops::Range<u64> = 500..2_000;
+
+/// One fault in so many has another beside it.
+const PAIRED: u8 = 3;
+/// How long after the first fault the second begins, in milliseconds: before the first is over.
+const AFTER: std::ops::Range<u64> = 0..500;
 
 /// Which kind of replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +107,23 @@ pub struct Fault {
     pub length: Duration,
     /// The calm after it, once everything has converged.
     pub calm: Duration,
+    /// What breaks besides while it lasts.
+    pub beside: Option<Beside>,
+}
+
+/// A second fault, of a link that belongs to another part than the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// Which kind of link.
+    pub place: Place,
+    /// Of which replica.
+    pub victim: usize,
+    /// How; never [`Breakage::Reset`], which does not last.
+    pub breakage: Breakage,
+    /// How long after the first it begins.
+    pub after: Duration,
+    /// How long it lasts; it may outlast the first.
+    pub length: Duration,
 }
 
 /// The deck.
@@ -132,7 +155,7 @@ impl Kind {
         for role in [Role::Controller, Role::Runtime] {
             all.extend([Kind::Kill(role), Kind::Freeze(role), Kind::Drain(role), Kind::Clock(role)]);
         }
-        for place in [Place::Database, Place::Stream, Place::Balancer] {
+        for place in Place::ALL {
             for breakage in Breakage::ALL {
                 all.push(Kind::Link(place, breakage));
             }
@@ -167,6 +190,37 @@ impl Kind {
         }
     }
 
+    /// Whether this link belongs to another part than what the fault breaks, so that both can
+    /// break at once and each be mended as if it were alone.
+    fn leaves_alone(self, victim: usize, (place, other): (Place, usize)) -> bool {
+        let of_controller = place == Place::Database;
+        match self {
+            Kind::Kill(Role::Controller) | Kind::Freeze(Role::Controller) | Kind::Drain(Role::Controller) => {
+                !of_controller || other != victim
+            }
+            Kind::Kill(Role::Runtime) | Kind::Freeze(Role::Runtime) | Kind::Drain(Role::Runtime) => {
+                of_controller || other != victim
+            }
+            // All controllers and their database are dead, so that their links mean nothing.
+            Kind::Blackout => !of_controller && other != victim,
+            // Who suffers these is the world's to say.
+            Kind::Clock(Role::Controller) => !of_controller,
+            Kind::Clock(Role::Runtime) | Kind::RuntimeDiskFull => of_controller,
+            // One is of everything, the other over at once.
+            Kind::RollingRestart | Kind::Link(_, Breakage::Reset) => false,
+            Kind::Link(Place::Database, _) => !of_controller,
+            Kind::Link(first, _) => place != first && (of_controller || other != victim),
+            Kind::DatabaseStop
+            | Kind::DatabaseKill
+            | Kind::DatabaseRestart
+            | Kind::Failover
+            | Kind::FailoverLosingTail
+            | Kind::ConnectionsExhausted
+            | Kind::LongLock
+            | Kind::DatabaseDiskFull => true,
+        }
+    }
+
     /// Whether it begins a new epoch.
     #[must_use]
     pub fn is_failover(self) -> bool {
@@ -175,6 +229,8 @@ impl Kind {
 }
 
 impl Place {
+    const ALL: [Place; 3] = [Place::Database, Place::Stream, Place::Balancer];
+
     fn name(self) -> &'static str {
         match self {
             Place::Database => "controller-database",
@@ -187,6 +243,8 @@ impl Place {
 impl Breakage {
     const ALL: [Breakage; 6] =
         [Breakage::Cut, Breakage::Mute, Breakage::Deaf, Breakage::Slow, Breakage::HalfOpen, Breakage::Reset];
+    const LASTING: [Breakage; 5] =
+        [Breakage::Cut, Breakage::Mute, Breakage::Deaf, Breakage::Slow, Breakage::HalfOpen];
 
     fn name(self) -> &'static str {
         match self {
@@ -247,12 +305,27 @@ impl Schedule {
             | Kind::DatabaseDiskFull => self.runtimes,
         };
         // Drawn whether needed or not: what one kind needs does not shift the others.
+        let victim = self.rng.usize(..choices);
         Fault {
             kind,
-            victim: self.rng.usize(..choices),
+            victim,
             length: Duration::from_millis(self.rng.u64(LENGTHS)),
             calm: Duration::from_millis(self.rng.u64(CALMS)),
+            beside: self.beside(kind, victim),
         }
+    }
+
+    fn beside(&mut self, kind: Kind, victim: usize) -> Option<Beside> {
+        let of = |place| if place == Place::Database { self.controllers } else { self.runtimes };
+        let links = Place::ALL.into_iter().flat_map(|place| (0..of(place)).map(move |index| (place, index)));
+        let apart: Vec<_> = links.filter(|link| kind.leaves_alone(victim, *link)).collect();
+        let paired = self.rng.u8(..PAIRED) == 0;
+        let link = apart.get(self.rng.usize(..apart.len().max(1))).copied();
+        let breakage = Breakage::LASTING[self.rng.usize(..Breakage::LASTING.len())];
+        let after = Duration::from_millis(self.rng.u64(AFTER));
+        let length = Duration::from_millis(self.rng.u64(LENGTHS));
+        let (place, victim) = link.filter(|_| paired)?;
+        Some(Beside { place, victim, breakage, after, length })
     }
 }
 
@@ -260,7 +333,7 @@ impl Schedule {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Kind, Schedule};
+    use super::{Breakage, Kind, Place, Role, Schedule};
 
     #[test]
     fn a_seed_is_one_schedule_and_a_deck_holds_every_kind_once() {
@@ -276,6 +349,34 @@ mod tests {
             let kinds: BTreeSet<Kind> = deck.iter().map(|fault| fault.kind).collect();
             assert_eq!(kinds, all.iter().copied().collect());
         }
+    }
+
+    #[test]
+    fn a_second_fault_is_of_another_part_and_comes_to_every_kind_that_lasts() {
+        let mut schedule = Schedule::new(1, 3, 4);
+        let mut paired = BTreeSet::new();
+        for fault in (0..100 * Kind::all().len()).map(|_| schedule.deal()) {
+            let Some(beside) = fault.beside else { continue };
+            paired.insert(fault.kind);
+            assert!(beside.breakage != Breakage::Reset && beside.after < fault.length, "{fault:?}");
+            let same_runtime = beside.place != Place::Database && beside.victim == fault.victim;
+            match fault.kind {
+                Kind::Kill(Role::Runtime)
+                | Kind::Freeze(Role::Runtime)
+                | Kind::Drain(Role::Runtime)
+                | Kind::Blackout
+                | Kind::Link(Place::Stream | Place::Balancer, _) => assert!(!same_runtime, "{fault:?}"),
+                Kind::Kill(Role::Controller)
+                | Kind::Freeze(Role::Controller)
+                | Kind::Drain(Role::Controller) => {
+                    let same = beside.place == Place::Database && beside.victim == fault.victim;
+                    assert!(!same, "{fault:?}");
+                }
+                _ => {}
+            }
+        }
+        let alone = |kind: &Kind| matches!(kind, Kind::RollingRestart | Kind::Link(_, Breakage::Reset));
+        assert_eq!(paired, Kind::all().into_iter().filter(|kind| !alone(kind)).collect());
     }
 
     #[test]

@@ -221,7 +221,7 @@ fn judge(
     let (lost, writes) = (shared.truth.lost().len(), kept.writes.len());
     let live = kept.writes.iter().filter(|write| write.live).count();
     let failovers = kept.bands.iter().filter(|band| band.failed_over.is_some()).count();
-    let done = kept.bands.iter().filter(|band| band.converged.is_some()).count();
+    let done = kept.bands.iter().filter(|band| band.converged.is_some() || band.paired).count();
     let slowest = kept.bands.iter().filter_map(|band| band.converged).max().unwrap_or_default();
     let answers = kept.requests - kept.failed.len() as u64;
     let looked = |promise: Promise| match promise {
@@ -296,6 +296,7 @@ mod tests {
             ended: 2_000,
             failed_over: None,
             converged: None,
+            paired: false,
             note: String::new(),
         };
         for (runtime, began, ended, explained) in [

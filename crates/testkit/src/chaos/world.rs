@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use super::balancer::{Balancer, Member};
 use super::database::Database;
 use super::disk::SmallDisk;
-use super::schedule::{Kind, Role};
+use super::schedule::{Kind, Place, Role};
 use crate::backend::Backend;
 use crate::cluster::{Roles, write_sealing_key};
 use crate::link::Link;
@@ -167,6 +167,16 @@ impl World {
         match role {
             Role::Controller => &mut self.controllers[index],
             Role::Runtime => &mut self.runtimes[index],
+        }
+    }
+
+    /// The links of a kind that a replica has.
+    #[must_use]
+    pub fn links(&self, place: Place, victim: usize) -> &[Link] {
+        match place {
+            Place::Database => std::slice::from_ref(&self.database.links[victim]),
+            Place::Stream => &self.streams[victim],
+            Place::Balancer => &self.fronts[victim],
         }
     }
 
