@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use ferrogate_model::document::Defaults;
 use ferrogate_model::kinds::RestApi;
-use ferrogate_model::route::{MAX_CLAIM_BYTES, Route, Segment, claims, expand, precedence};
+use ferrogate_model::route::{MAX_CLAIM_BYTES, Route, Segment, Tail, claims, expand, precedence};
 use proptest::prelude::{Strategy, prop, proptest};
 use serde_json::{Value, json};
 
@@ -122,6 +122,22 @@ fn two_apis_overlap_when_they_have_one_method_host_and_path() {
         "it would take requests past the other's policies"
     );
     assert!(!overlap(("/a", get("/{x}")), ("/a", get("/{x}-{y}"))));
+    let exact = |path: &str| matching(path, json!([]));
+    for (a, b) in [
+        (("/p", get("/x")), ("/p", exact("/x/"))),
+        (("/p", get("/x/")), ("/p", exact("/x"))),
+        (("/p", exact("/x")), ("/p", exact("/x/"))),
+        (("/p", get("/")), ("/", exact("/p/"))),
+        (("/p/x", get("/")), ("/p", exact("/x/"))),
+        (("/p/x", exact("/")), ("/", exact("/p/x/"))),
+        (("/p", get("/x")), ("/p", get("/x//"))),
+        (("/p", get("/x")), ("/p", get("/x//*"))),
+        (("/p", get("/{x}/")), ("/p", get("/{x}//*"))),
+        (("/", get("/")), ("/", get("//*"))),
+    ] {
+        assert!(overlap(a.clone(), b.clone()) && overlap(b.clone(), a.clone()), "{a:?} and {b:?}");
+    }
+    assert!(!overlap(("/p", get("/{x}")), ("/p", get("/{x}/"))), "no request is for both");
     assert!(!overlap(("/a", get("/b")), ("/a", json!({"method": "PUT", "path": "/b"}))));
 }
 
@@ -173,6 +189,56 @@ fn the_order_of_contract_4_2() {
     assert_eq!(order(&operations), [1, 2, 3, 0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
 }
 
+/// Routes of APIs with one operation each, at some context.
+fn any_apis() -> impl Strategy<Value = Vec<Route>> {
+    let segment = prop::sample::select(vec!["a", "b", "{x}", "a{x}", "{x}b"]);
+    let tail = prop::sample::select(vec!["", "/", "/*", "//", "//*"]);
+    let path = (prop::collection::vec(segment, 0..3), tail).prop_map(|(segments, tail)| {
+        let path: String = segments.iter().map(|segment| format!("/{segment}")).collect();
+        if path.is_empty() && tail.is_empty() { "/".to_owned() } else { format!("{path}{tail}") }
+    });
+    let api = (prop::sample::select(vec!["/", "/a", "/a/b"]), path, prop::bool::ANY);
+    prop::collection::vec(api, 2..12).prop_map(|apis| {
+        let placed = |(context, path, exact): (&str, String, bool)| {
+            let mut api = with_operations(context, json!([{"method": "GET", "path": "/"}]));
+            api.operations[0].path = path;
+            api.operations[0].exact = exact;
+            expand(&api).remove(0)
+        };
+        apis.into_iter().map(placed).collect()
+    })
+}
+
+/// What kind of segment stands where. Plain paths have no slash at their end here, for they match
+/// with and without one; and `/a//*` takes no normalised path but `/a/`.
+fn kinds(route: &Route) -> Vec<&'static str> {
+    let mut kinds: Vec<_> = route
+        .path
+        .segments
+        .iter()
+        .map(|segment| match segment {
+            Segment::Literal(text) if text.is_empty() => "",
+            Segment::Literal(_) => "text",
+            Segment::Mixed(_) => "mixed",
+            Segment::Param => "placeholder",
+        })
+        .collect();
+    if route.path.tail == Tail::Wildcard && kinds.last() != Some(&"") {
+        kinds.push("*");
+    }
+    if kinds.iter().all(|kind| matches!(*kind, "" | "text")) {
+        kinds.retain(|kind| !kind.is_empty());
+    }
+    kinds
+}
+
+fn claim(route: &Route) -> String {
+    let mut api = with_operations("/", json!([{"method": "GET", "path": "/"}]));
+    api.operations[0].path = route.full_path.to_string();
+    api.operations[0].exact = route.path.tail == Tail::Exact;
+    claims(&api).remove(1)
+}
+
 fn any_routes() -> impl Strategy<Value = Vec<Route>> {
     let segment = prop::sample::select(vec!["a", "b", "{x}", "a{x}", "{x}b", "a{x}b"]);
     let tail = prop::sample::select(vec!["", "/", "/*"]);
@@ -211,6 +277,24 @@ proptest! {
                     if precedence(a, b).is_le() && precedence(b, c).is_le() {
                         assert!(precedence(a, c).is_le());
                     }
+                }
+            }
+        }
+    }
+
+    /// Two APIs of which either could answer some request cannot both be deployed, unless one's path
+    /// is narrower in its kind, or mixed segments of theirs overlap (docs/compatibility.md).
+    #[test]
+    fn apis_that_could_answer_the_same_request_collide(
+        routes in any_apis(),
+        paths in prop::collection::vec("(/(a|b|ab|aab)){0,3}/?", 1..12),
+    ) {
+        for path in paths.iter().map(|path| if path.is_empty() { "/" } else { path.as_str() }) {
+            let taking: Vec<&Route> = routes.iter().filter(|route| route.path.matches(path)).collect();
+            for (a, b) in taking.iter().flat_map(|a| taking.iter().map(move |b| (a, b))) {
+                let mixed = kinds(a).contains(&"mixed") && a.path.segments != b.path.segments;
+                if kinds(a) == kinds(b) && !mixed {
+                    assert_eq!(claim(a), claim(b), "{} and {} on {path}", a.path, b.path);
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{PathPattern, Route, Tail, expand};
+use super::{PathPattern, Route, Segment, Tail, expand};
 use crate::kinds::RestApi;
 use crate::kinds::rest_api::{HeaderMatch, HeaderValueMatch};
 
@@ -20,9 +20,11 @@ const CLAIM_DIGEST_BYTES: usize = 16;
 const HEADERS_DIGEST_BYTES: usize = 8;
 
 /// Everything the API claims: its name and version, and, while deployed, method, host and path
-/// of each route. Neither the class `Exact` nor header conditions make a claim another one:
-/// such a route would be tried first and take requests from the artifact that has the path, and
-/// past its authentication. Within an artifact they choose between its own routes.
+/// of each route. Neither the class `Exact` nor a slash at the end nor header conditions make a
+/// claim another one: such a route would be tried first and take requests from the artifact that
+/// has the path, and past its authentication. A path that is narrower in its kind, as text is than
+/// a placeholder and both are than `/*`, is a claim of its own. Within an artifact they choose
+/// between its own routes.
 #[must_use]
 pub fn claims(api: &RestApi) -> Vec<String> {
     let mut claims = vec![name_claim(api)];
@@ -48,11 +50,24 @@ pub(super) fn headers_digest(headers: &[HeaderMatch]) -> String {
 }
 
 fn route_claim(route: &Route) -> String {
-    let path = match route.path.tail {
-        Tail::Exact => &PathPattern { tail: Tail::End, ..route.path.clone() },
-        Tail::End | Tail::OptionalSlash | Tail::Wildcard => &route.path,
-    };
-    format!("route {} {} {path}", route.method.as_str(), route.host)
+    format!("route {} {} {}", route.method.as_str(), route.host, claimed(&route.path))
+}
+
+/// The shape that is claimed. Of plain paths it says nothing of a slash at the end: the simple
+/// form has both, so that whoever takes `/a/` takes requests of whoever has `/a`. With
+/// placeholders there is no such tolerance, and the two are different paths.
+fn claimed(path: &PathPattern) -> PathPattern {
+    let is_empty = |segment: &Segment| matches!(segment, Segment::Literal(text) if text.is_empty());
+    let mut path = path.clone();
+    // `/a//*` takes no normalised path but `/a/`, and would be tried before `/a`.
+    if path.tail == Tail::Wildcard && !path.segments.last().is_some_and(is_empty) {
+        return path;
+    }
+    path.tail = Tail::End;
+    if path.segments.iter().all(|segment| matches!(segment, Segment::Literal(_))) {
+        while path.segments.pop_if(|segment| is_empty(segment)).is_some() {}
+    }
+    path
 }
 
 /// Quoted with escapes, so that no value can imitate another set of conditions.
