@@ -57,6 +57,14 @@ pub trait RequestHead: Headers {
     /// Calls `visit` with every value the client sent, in order, before any policy.
     fn each_original(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8]));
 
+    /// The value of the only line of this name that the client sent. None where it sent several:
+    /// a policy that checked one of them would let the others pass to whoever reads those.
+    fn only_original(&self, name: &HeaderName) -> Option<&[u8]> {
+        let mut lines = 0_usize;
+        self.each_original(name, &mut |_| lines += 1);
+        if lines == 1 { self.original(name) } else { None }
+    }
+
     /// The method the client sent.
     fn original_method(&self) -> &str;
 

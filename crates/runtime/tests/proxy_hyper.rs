@@ -28,6 +28,8 @@ mod names;
 mod observed;
 #[path = "proxy/policies.rs"]
 mod policies;
+#[path = "proxy/repeated.rs"]
+mod repeated;
 #[path = "proxy/steering.rs"]
 mod steering;
 #[path = "proxy/streams.rs"]

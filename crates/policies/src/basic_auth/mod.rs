@@ -153,7 +153,7 @@ impl Hooks for Instance {
         head: &mut dyn RequestHead,
         exchange: &mut Exchange<'_>,
     ) -> Result<Verdict, PolicyError> {
-        if self.accepts(head.original(&AUTHORIZATION)) {
+        if self.accepts(head.only_original(&AUTHORIZATION)) {
             exchange.auth = Some(Arc::clone(&self.known));
             return Ok(Verdict::Continue);
         }
@@ -219,6 +219,20 @@ mod tests {
             assert_eq!(outcome.auth.is_some_and(|auth| auth.authenticated), passes);
             // The header goes on to the upstream unchanged.
             assert_eq!(outcome.request.values("authorization").len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_second_line_is_refused_whatever_it_says() {
+        let params = json!({"username": "ann", "password": "p"});
+        let (right, wrong) = (basic(b"ann:p"), basic(b"root:x"));
+        for lines in [[&right, &wrong], [&wrong, &right], [&right, &right], [&right, &Vec::new()]] {
+            let request = lines
+                .iter()
+                .fold(Request::new("GET", "/"), |request, line| request.with("authorization", *line));
+            let route = Route::with_policy(&definition(), &params, Level::Api, &Services::in_memory())
+                .expect("valid parameters");
+            assert_eq!(route.send(request).response.status(), 401, "{lines:?}");
         }
     }
 

@@ -101,8 +101,8 @@ pub struct Shared(Authority);
 
 /// What becomes of the token.
 enum Forward {
-    /// It is not for the upstream.
-    Remove,
+    /// It is not for the upstream, and neither is what would look like it in this header.
+    Remove { to: HeaderName },
     /// It goes on as it came.
     Keep,
     /// It goes on in this header, with or without the scheme.
@@ -149,7 +149,7 @@ impl Definition for JwtAuth {
         let to = header_list::writable("forwardedTokenHeader", &params.forwarded_token_header)?;
         let bare = params.forward_token_strip_scheme;
         let forward = match (params.forward_token, to == header && !bare) {
-            (false, _) => Forward::Remove,
+            (false, _) => Forward::Remove { to },
             (true, true) => Forward::Keep,
             (true, false) => Forward::Move { to, bare },
         };
@@ -203,7 +203,7 @@ impl Instance {
     fn judge(&self, head: &dyn RequestHead, now_ms: u64) -> Result<Arc<Token>, Refused> {
         let Some(shared) = &self.authority else { return Err(Refused::NoKey(0)) };
         let terms = Terms { scheme: &self.scheme, issuers: &self.issuers };
-        let value = head.original(&self.header).ok_or(Refused::Rejected("there is no token"))?;
+        let value = head.only_original(&self.header).ok_or(Refused::Rejected("there is no one token"))?;
         let token = shared.0.judge(value, &terms, now_ms)?;
         match self.checks.missing(&token) {
             Some(missing) => Err(Refused::Rejected(missing)),
@@ -243,20 +243,24 @@ impl Instance {
 
     /// What the upstream sees.
     fn tell(&self, token: &Token, head: &mut dyn RequestHead) {
+        match &self.forward {
+            Forward::Keep => {}
+            Forward::Remove { to } => {
+                head.remove(&self.header);
+                head.remove(to);
+            }
+            Forward::Move { to, bare } => {
+                head.remove(&self.header);
+                head.set(to, if *bare { token.bare.clone() } else { token.whole.clone() });
+            }
+        }
+        // After it: a claim that is mapped to one of these headers was meant.
         for (claim, header) in &self.mappings {
             let told = token.claims.get(claim).filter(|value| !value.is_null());
             match told.and_then(|value| HeaderValue::try_from(text(value)).ok()) {
                 Some(value) => head.set(header, value),
                 // Or else the client could say what the token does not.
                 None => head.remove(header),
-            }
-        }
-        match &self.forward {
-            Forward::Keep => {}
-            Forward::Remove => head.remove(&self.header),
-            Forward::Move { to, bare } => {
-                head.remove(&self.header);
-                head.set(to, if *bare { token.bare.clone() } else { token.whole.clone() });
             }
         }
     }

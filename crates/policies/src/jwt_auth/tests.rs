@@ -224,6 +224,11 @@ fn whatever_is_wrong_the_answer_is_the_same() {
     }
     let outcome = world.route(&json!({})).send(Request::new("GET", "/"));
     assert!(!passes(&outcome), "no token at all");
+    let good = format!("Bearer {}", signer.sign(&claims(&json!({}))));
+    for other in [good.as_str(), "Bearer x", ""] {
+        let two = Request::new("GET", "/").with("authorization", good.as_str()).with("authorization", other);
+        assert!(!passes(&world.route(&json!({})).send(two)), "a second line: {other:?}");
+    }
 }
 
 #[test]
@@ -267,7 +272,7 @@ fn what_the_upstream_is_told() {
     let world = World::new(&Documents::of(&[signer.jwk()]), &json!({}));
     let token = signer.sign(&claims(&json!({"email": "ann@example", "level": 3, "odd": "a\nb"})));
     let send = |params: Value| {
-        let forged = ["x-email", "x-level", "x-odd", "x-none"];
+        let forged = ["x-email", "x-level", "x-odd", "x-none", "x-forwarded-authorization"];
         let request = forged.iter().fold(bearer(&token), |request, name| request.with(name, "forged"));
         world.route(&params).send(request).request
     };
@@ -283,13 +288,20 @@ fn what_the_upstream_is_told() {
     );
     let whole = format!("Bearer {token}");
     for (params, incoming, forwarded) in [
+        (json!({}), None, Some(whole.as_str())),
         (json!({"forwardToken": false}), None, None),
+        (json!({"forwardToken": false, "forwardedTokenHeader": "x-token"}), None, Some("forged")),
+        (
+            json!({"forwardToken": false, "claimMappings": {"email": "X-Forwarded-Authorization"}}),
+            None,
+            Some("ann@example"),
+        ),
         (json!({"forwardTokenStripScheme": true}), None, Some(token.as_str())),
-        (json!({"forwardedTokenHeader": "Authorization"}), Some(whole.as_str()), None),
+        (json!({"forwardedTokenHeader": "Authorization"}), Some(whole.as_str()), Some("forged")),
         (
             json!({"forwardedTokenHeader": "Authorization", "forwardTokenStripScheme": true}),
             Some(token.as_str()),
-            None,
+            Some("forged"),
         ),
     ] {
         let told = send(params.clone());

@@ -20,6 +20,7 @@ mod limits;
 mod names;
 mod observed;
 mod policies;
+mod repeated;
 mod steering;
 mod streams;
 mod support;

@@ -90,6 +90,7 @@ impl Hooks for Doing {
             }
             "method" => head.set_method(Method::from_bytes(self.value.as_bytes()).expect("a method")),
             "original" => head.set(&name("x-client"), value("overwritten")),
+            "only" if head.only_original(&name("x-client")).is_none() => return Ok(answer("not one")),
             _ => {}
         }
         Ok(Verdict::Continue)
