@@ -71,7 +71,7 @@ pub(crate) fn broken(handle: &str, version: u64) -> Resource {
 }
 
 /// An API with these fields over a plain one's.
-fn with(handle: &str, version: u64, fields: &Value) -> Resource {
+pub(crate) fn with(handle: &str, version: u64, fields: &Value) -> Resource {
     let mut api = json!({
         "handle": handle, "displayName": handle, "version": "v1", "context": format!("/{handle}"),
         "mainHosts": ["*"], "sandboxHost": "sandbox-*",

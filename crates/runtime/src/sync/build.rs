@@ -23,12 +23,19 @@ pub(super) struct Built {
     pub change: Change,
     /// Refused in this update.
     pub rejects: Vec<Reject>,
+    /// Changed artifacts with routes that others have as well in the finished snapshot, and how many.
+    pub collisions: Vec<(ResourceName, usize)>,
 }
 
 /// Applies an update to a snapshot.
 pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) -> Result<Built, Misfit> {
     order::fits(current.position, update)?;
-    let mut built = Built { snapshot: current.clone(), change: Change::default(), rejects: Vec::new() };
+    let mut built = Built {
+        snapshot: current.clone(),
+        change: Change::default(),
+        rejects: Vec::new(),
+        collisions: Vec::new(),
+    };
     let next = &mut built.snapshot;
     next.sequence += 1;
     next.position = update.position;
@@ -39,6 +46,7 @@ pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) ->
         }
     }
     let mut ahead = ahead(compiler, current, update).into_iter();
+    let mut accepted = Vec::new();
     for resource in &update.upserts {
         let prepared = ahead.next();
         let contribution = Digest::of_resource(resource);
@@ -48,13 +56,10 @@ pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) ->
         }
         match prepared.unwrap_or_else(|| compiler.prepare(resource)) {
             Ok(artifact) => {
-                let collisions = next.put(resource.name.clone(), Arc::new(artifact));
-                if collisions > 0 {
-                    tracing::error!(
-                        artifact = %resource.name, collisions,
-                        "another artifact has routes for the same requests; the first by name answers them"
-                    );
-                }
+                // All old versions leave before the first new one comes: artifacts of one update may
+                // take over each other's routes.
+                next.remove(&resource.name);
+                accepted.push((resource.name.clone(), artifact));
                 built.change.upserts.push(resource.clone());
             }
             Err(refused) => {
@@ -66,6 +71,12 @@ pub(super) fn build(compiler: &Compiler, current: &Snapshot, update: &Update) ->
                 next.refuse(resource.name.clone(), Arc::new(refused.clone()));
                 built.change.refused.push((resource.name.clone(), refused));
             }
+        }
+    }
+    for (name, artifact) in accepted {
+        let collisions = next.put(name.clone(), Arc::new(artifact));
+        if collisions > 0 {
+            built.collisions.push((name, collisions));
         }
     }
     order::matches(update, next.digest)?;

@@ -214,6 +214,12 @@ impl Sink for RuntimeSink {
                 return Outcome { diverged: true, ..Outcome::default() };
             }
         };
+        for (artifact, collisions) in &built.collisions {
+            tracing::error!(
+                %artifact, collisions,
+                "another artifact has routes for the same requests; the first by name answers them"
+            );
+        }
         // Invariant 4, where it is written; `build` checked it where it was read.
         debug_assert!(built.snapshot.position >= current.position, "a runtime never goes back");
         // Neither position nor content moved: the snapshot in place stays, and with it its number.

@@ -4,18 +4,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::slice;
 use std::time::Duration;
 
 use ferrogate_base::readiness::Readiness;
 use ferrogate_model::{Digest, Epoch, Position, Resource, ResourceName, Revision};
 use ferrogate_xds::{Sink, Update};
 use proptest::prelude::{Strategy, prop, proptest};
+use serde_json::json;
 
 use super::build::build;
 use super::order::Misfit;
 use super::{RuntimeSink, Status};
 use crate::lkg::LkgOptions;
-use crate::prepare::tests::{broken, compiler, resource};
+use crate::prepare::tests::{broken, compiler, resource, with};
 use crate::state::Snapshot;
 
 fn at(epoch: u64, revision: u64) -> Position {
@@ -119,6 +121,39 @@ async fn an_update_that_does_not_fit_changes_nothing() {
         assert_eq!((sink.status().position, serves(&sink, "/b/x")), (at(2, 5), None));
     }
     assert_eq!(serves(&sink, "/a/x"), Some(1));
+}
+
+#[test]
+fn only_the_finished_snapshot_has_collisions() {
+    let compiler = compiler();
+    let placed = |handle: &str, version, context: &str| with(handle, version, &json!({"context": context}));
+    let (a1, b2) = (placed("a", 1, "/one"), placed("b", 2, "/two"));
+    let built = |snapshot: &Snapshot, update: &Update| match build(&compiler, snapshot, update) {
+        Ok(built) => (built.snapshot, built.collisions.into_iter().map(|(_, count)| count).sum::<usize>()),
+        Err(misfit) => panic!("{misfit}"),
+    };
+    let (snapshot, collisions) = built(&Snapshot::default(), &full(at(1, 2), &[a1, b2]));
+    assert_eq!(collisions, 0);
+    // They change places in one update, in either order and in a whole set.
+    let (a3, b4) = (placed("a", 3, "/two"), placed("b", 4, "/one"));
+    let (ab, ba) = ([a3.clone(), b4.clone()], [b4.clone(), a3.clone()]);
+    for update in [step(at(1, 4), &ab, &[], &ab), step(at(1, 4), &ba, &[], &ab), full(at(1, 4), &ab)] {
+        let (swapped, collisions) = built(&snapshot, &update);
+        assert_eq!(collisions, 0);
+        let serves =
+            |path: &str| swapped.table.find("h", "GET", path, &|_| None).map(|route| route.version.0);
+        assert_eq!((serves("/two/x"), serves("/one/x")), (Some(3), Some(4)));
+        // One that stays in the other's way is told, whichever of the two comes.
+        let c5 = placed("c", 5, "/one");
+        let (_, collisions) = built(
+            &swapped,
+            &step(at(1, 5), slice::from_ref(&c5), &[], &[a3.clone(), b4.clone(), c5.clone()]),
+        );
+        assert_eq!(collisions, 1);
+    }
+    let a5 = placed("a", 5, "/one");
+    let (_, collisions) = built(&snapshot, &step(at(1, 5), &[a5.clone(), b4.clone()], &[], &[a5, b4]));
+    assert_eq!(collisions, 1);
 }
 
 #[tokio::test]
