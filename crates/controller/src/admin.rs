@@ -131,15 +131,18 @@ async fn config_dump(State(admin): State<Arc<Admin>>) -> Response {
             let stored = &entry.stored;
             let mut configuration = serde_json::from_str(&stored.source).unwrap_or(Value::Null);
             redact(&mut configuration);
+            let deployed = stored.payload.is_some();
             let mut api = json!({
                 "configuration": configuration,
                 "metadata": {
-                    "status": if stored.payload.is_some() { "deployed" } else { "undeployed" },
+                    "status": if deployed { "deployed" } else { "undeployed" },
                     "createdAt": timestamp(stored.created_at),
                     "updatedAt": timestamp(stored.updated_at),
-                    "deployedAt": stored.payload.as_ref().and_then(|_| timestamp(stored.updated_at)),
                 },
             });
+            if deployed {
+                api["metadata"]["deployedAt"] = json!(timestamp(stored.updated_at));
+            }
             // The handle's form as a UUID, if it has one (contract 1.6).
             if let Ok(id) = Uuid::parse_str(stored.name.handle.as_str()) {
                 api["id"] = json!(id.to_string());

@@ -158,8 +158,20 @@ fn json(text: &str) -> Result<Value, ParseError> {
 }
 
 fn yaml(text: &str) -> Result<Value, ParseError> {
-    let document: Document = serde_saphyr::from_str_with_options(text, options()).map_err(complaint)?;
-    Ok(document.0)
+    let error = match serde_saphyr::from_str_with_options::<Document>(text, options()) {
+        Ok(document) => return Ok(document.0),
+        Err(error) => error,
+    };
+    // What makes files puts markers around documents, so that there are empty ones beside the one.
+    if matches!(innermost(&error), serde_saphyr::Error::MultipleDocuments { .. })
+        && let Ok(mut documents) = yaml_stream(text)
+    {
+        documents.retain(|document| !document.is_null());
+        if documents.len() < 2 {
+            return Ok(documents.pop().unwrap_or_default());
+        }
+    }
+    Err(complaint(error))
 }
 
 fn yaml_stream(text: &str) -> Result<Vec<Value>, ParseError> {
@@ -306,6 +318,22 @@ mod tests {
     }
 
     #[test]
+    fn empty_documents_beside_the_one_are_left_out() {
+        for text in [
+            "a: 1\n---\n",
+            "a: 1\n---",
+            "---\na: 1\n...\n---\n# the end\n",
+            "---\n---\na: 1\n",
+            "a: 1\n---\n---\n",
+        ] {
+            for format in [Format::Yaml, Format::Either] {
+                check(text, format, Ok(json!({"a": 1})));
+            }
+        }
+        check("---\n---\n", Format::Yaml, Err("empty"));
+    }
+
+    #[test]
     fn what_cannot_be_read_is_said_in_one_line() {
         check("", Format::Yaml, Err("empty"));
         check("", Format::Json, Err("EOF"));
@@ -314,6 +342,7 @@ mod tests {
         check("a: 1\na: 2", Format::Yaml, Err("the key 'a' stands twice in one map at line 2"));
         check(r#"{"a":1,"a":2}"#, Format::Json, Err("'a' stands twice"));
         check("a: 1\n---\nb: 2", Format::Yaml, Err("multiple documents where one is wanted at line 3"));
+        check("a: 1\n---\n---\nb: 2\n---\n", Format::Either, Err("multiple documents where one is wanted"));
         check(&format!("a: {}", "9".repeat(100_000)), Format::Yaml, Err("…"));
         check("{} {}", Format::Json, Err("trailing"));
         check("a: .inf", Format::Yaml, Err("finite"));

@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ferrogate_model::Kind;
+use ferrogate_model::document::Format;
 use ferrogate_model::kinds::certificate::Facts;
 use ferrogate_model::kinds::{Artifact, Certificate};
 use ferrogate_store::StoredArtifact;
@@ -145,15 +146,19 @@ impl Collection for Certificates {
     const DELETED: Option<(&'static str, &'static str)> =
         Some(("Certificate deleted and SDS updated successfully", "Certificate would be deleted"));
 
-    /// Besides documents, `{"name", "certificate"}` is read as the contract has it.
+    /// Besides documents, `{"name", "certificate"}` is read as the contract has it: in JSON, whatever
+    /// the content type says (contract 1.4).
     async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
         let text = read_body(body, app.settings.max_document_bytes, app.settings.body_timeout).await?;
-        let read = parse(text, format(headers)).await;
-        let read = read.map_err(|error| match error {
+        let unreadable = |error| match error {
             ApiError::BadRequest(cause) => ApiError::BadRequest(format!("Invalid request body: {cause}")),
             other => other,
-        })?;
-        if read.get("kind").is_some() { Ok(read) } else { uploaded(read) }
+        };
+        let document = parse(text.clone(), format(headers)).await.map_err(unreadable)?;
+        if document.get("kind").is_some() {
+            return Ok(document);
+        }
+        uploaded(parse(text, Format::Json).await.map_err(unreadable)?)
     }
 
     async fn admit(app: &Arc<App>, document: Value, strict: bool) -> Result<Admitted, ApiError> {

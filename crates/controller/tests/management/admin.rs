@@ -46,18 +46,23 @@ async fn the_dump_shows_everything_but_secrets() {
                 password: hunter2\n";
     let created = gateway.post("/rest-apis", api_with("x", "/x", more)).await;
     assert_eq!(created.status, 201, "{created:?}");
+    let away = gateway.post("/rest-apis", api_with("y", "/y", "  deploymentState: undeployed\n")).await;
+    assert_eq!(away.status, 201, "{away:?}");
     let dump = gateway.http.get(gateway.admin_url("/config_dump")).basic_auth("admin", Some("correct horse"));
     let dump = send(dump).await;
     assert!(dump.status == 200 && !dump.text.contains("hunter2"), "{dump:?}");
     let body = dump.json();
     assert_eq!(body["apis"][0]["configuration"]["metadata"]["name"], "x");
     assert_eq!(body["apis"][0]["metadata"]["status"], "deployed");
+    assert!(body["apis"][0]["metadata"]["deployedAt"].is_string(), "{body}");
+    assert_eq!(body["apis"][1]["metadata"]["status"], "undeployed");
+    assert_eq!(body["apis"][1]["metadata"].get("deployedAt"), None, "as in the management API");
     assert_eq!(body["apis"][0].get("id"), None, "the handle is no UUID");
-    assert_eq!(body["statistics"]["totalApis"], 1);
+    assert_eq!(body["statistics"]["totalApis"], 2);
     assert!(
         body["policies"].as_array().is_some_and(|list| list.iter().any(|one| one["name"] == "basic-auth"))
     );
-    assert_eq!(body["xds_sync"]["policy_chain_version"], "1");
+    assert_eq!(body["xds_sync"]["policy_chain_version"], "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,6 +96,7 @@ async fn refusals_have_the_contract_s_words() {
     let (_, another) = made("a.example");
     for (body, message) in [
         ("{".to_owned(), "Invalid request body: "),
+        ("name: a\ncertificate: x\n".to_owned(), "Invalid request body: "),
         (json!({"name": "a"}).to_string(), "name and certificate are required fields"),
         (json!({"certificate": certificate}).to_string(), "name and certificate are required fields"),
         (
@@ -128,6 +129,11 @@ async fn a_private_key_comes_in_and_does_not_come_out() {
     let created = gateway.post("/certificates", document("shop", &certificate, Some(&key))).await;
     assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
     assert_eq!(created.json()["serverNames"], json!(["shop.example"]));
+    // A whole document may be YAML, as that of every kind.
+    let lines: String = certificate.lines().map(|line| format!("    {line}\n")).collect();
+    let yaml = format!("kind: Certificate\nmetadata: {{name: y}}\nspec:\n  certificate: |\n{lines}");
+    let dry = gateway.post("/certificates?dryRun=true", yaml).await;
+    assert!(dry.status.is_success(), "{dry:?}");
     assert_eq!(created.json()["resource"]["state"], "deployed");
     let (renewed, its_key) = made("shop.example");
     let replaced = gateway.put("/certificates/shop", document("shop", &renewed, Some(&its_key))).await;
