@@ -434,6 +434,7 @@ fn hosts() {
             json!("*.example.com;foo*;*;10.0.0.1:80;[::1]:443;[::1];my_host"),
             vec!["*.example.com", "foo*", "*", "10.0.0.1:80", "[::1]:443", "[::1]", "my_host"],
         ),
+        (json!("[0:0:0::1]; [::1] ;[2001:DB8:0:0:0::1]:443"), vec!["[::1]", "[2001:db8::1]:443"]),
         (json!("_gateway_default_"), vec!["*"]),
         (json!("a;_gateway_default_"), vec!["a", "*"]),
         (json!(" "), vec!["*"]),
@@ -458,6 +459,13 @@ fn hosts() {
         );
     }
     check_at("/spec/vhosts", json!({"main": ";"}), "spec.vhosts.main", "At least one host is required");
+    let told = |main: &str| {
+        let document = with("/spec/vhosts", json!({"main": main}));
+        RestApi::parse(&document, &Defaults::default()).expect("a sound document").warnings.to_string()
+    };
+    assert!(told("a.example:80").contains("clients leave out the port of 'a.example:80'"));
+    assert!(told("[::1]:443").contains("reach '[::1]' instead"));
+    assert_eq!((told("a.example:8080"), told("[::80]")), (String::new(), String::new()));
     let mut document = with("/spec/vhosts", json!({"main": "a;b", "sandbox": "B"}));
     drop(api(&document));
     change(&mut document, "/spec/upstream/sandbox", Some(json!({"url": "http://s"})));

@@ -87,7 +87,7 @@ fn list(
         names.extend(domains.iter().map(|domain| domain.trim()));
     }
     let mut hosts: Vec<String> = Vec::new();
-    for host in names.into_iter().map(str::to_ascii_lowercase) {
+    for host in names.into_iter().map(canonical) {
         if !host.is_empty() && !hosts.contains(&host) {
             if !is_host_pattern(&host) {
                 let message = format!(
@@ -95,6 +95,12 @@ fn list(
                      '*.example.com', 'name*' or '*'"
                 );
                 found.violations.push(fields.path(name), message);
+            }
+            if let Some((bare, "80" | "443")) = host.rsplit_once(':') {
+                let message = format!(
+                    "clients leave out the port of '{host}', and reach '{bare}' instead, which has every port"
+                );
+                found.warn(fields.path(name), message);
             }
             hosts.push(host);
         }
@@ -107,6 +113,16 @@ fn list(
         found.violations.push(fields.path(name), "At least one host is required");
     }
     hosts
+}
+
+/// The one spelling of a host: lower case, and of an IPv6 address, which has many, that of RFC 5952.
+fn canonical(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    let literal = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    match literal.map(|(address, port)| (address.parse::<Ipv6Addr>(), port)) {
+        Some((Ok(address), port)) => format!("[{address}]{port}"),
+        Some((Err(_), _)) | None => host,
+    }
 }
 
 /// Whether this names hosts as `spec.vhosts` does: a host with or without port, `*.example.com`,
