@@ -80,6 +80,16 @@ macro_rules! targets {
     };
 }
 
+/// `cargo xtask fuzz` starts a program for each; their package lies outside of the workspace.
+#[test]
+fn every_target_has_a_guided_program() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("guided/Cargo.toml");
+    let manifest = fs::read_to_string(manifest).expect("a readable manifest");
+    let programs = manifest.split("[[bin]]\nname = \"").skip(1);
+    let programs: Vec<&str> = programs.filter_map(|entry| entry.split('"').next()).collect();
+    assert_eq!(programs, TARGETS.map(|target| target.name));
+}
+
 targets! {
     artifact certificate chunked condition config document path policy request_head resource
     response_head secret snapshot_file stream template
