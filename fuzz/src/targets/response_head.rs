@@ -69,7 +69,11 @@ fn read(data: &[u8]) -> Read {
 fn same_elsewhere(data: &[u8], head: &ResponseHead, lines: &[Line]) {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut other = httparse::Response::new(&mut headers);
-    let end = other.parse(data).expect("a head for us is one for others");
+    let end = match other.parse(data) {
+        // To us a minor version that nobody knows yet is HTTP/1.1 (RFC 9110, 2.5).
+        Err(httparse::Error::Version) if head.version == Version::Http11 => return,
+        parsed => parsed.expect("a head for us is one for others"),
+    };
     assert_eq!(end, httparse::Status::Complete(head.end));
     assert_eq!(
         (other.code, other.version),

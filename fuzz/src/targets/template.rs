@@ -47,8 +47,8 @@ pub const TARGET: Target = Target {
 
 fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // An author who knows the secret may write it wherever he likes.
-    if text.contains(SECRET) {
+    // An author who knows the secret may write it wherever he likes, in whatever case.
+    if text.to_lowercase().contains(SECRET) {
         return;
     }
     let document = json!({"metadata": {"name": text}, "spec": {"a": text, "b": [text]}});

@@ -99,6 +99,16 @@ fn every_fault_is_told_at_its_field_without_the_key() {
                 "spec.ocspResponse",
             ],
         ),
+        (json!({"certificate": certificate, "privateKey": key, "ocspResponse": "AAAA"}), vec![]),
+        // Of base64's characters, and none: no runtime could use the certificate.
+        (
+            json!({"certificate": certificate, "privateKey": key, "ocspResponse": "AAAAA"}),
+            vec!["spec.ocspResponse"],
+        ),
+        (
+            json!({"certificate": certificate, "privateKey": key, "ocspResponse": ""}),
+            vec!["spec.ocspResponse"],
+        ),
     ] {
         assert_eq!(faults(spec.clone()), fields, "{spec}");
         if let Err(refusal) = Certificate::parse(&document(spec)) {
