@@ -69,7 +69,10 @@ fn read(data: &[u8]) -> Read {
 fn same_elsewhere(data: &[u8], head: &ResponseHead, lines: &[Line]) {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut other = httparse::Response::new(&mut headers);
-    let end = match other.parse(data) {
+    // White space before a colon is taken off a response's line (RFC 9112, 5.1).
+    let mut reader = httparse::ParserConfig::default();
+    reader.allow_spaces_after_header_name_in_responses(true);
+    let end = match reader.parse_response(&mut other, data) {
         // To us a minor version that nobody knows yet is HTTP/1.1 (RFC 9110, 2.5).
         Err(httparse::Error::Version) if head.version == Version::Http11 => return,
         parsed => parsed.expect("a head for us is one for others"),
