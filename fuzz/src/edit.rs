@@ -10,13 +10,16 @@ use crate::choices::Choices;
 const MAX_EDITS: usize = 12;
 /// The most copies that one edit makes of a list's element.
 const MAX_COPIES: usize = 300;
+/// What is larger, in values and bytes of text, is refused before it is looked at: edits end there,
+/// for copies of copies would grow without end.
+const MAX_SIZE: usize = 1 << 20;
 /// How deep one edit may wrap a value.
 const MAX_WRAPS: usize = 80;
 
 /// Edits the value until the choices are used up.
 pub fn edit(value: &mut Value, choices: &mut Choices<'_>, words: &[String]) {
     for _ in 0..MAX_EDITS {
-        if choices.is_empty() {
+        if choices.is_empty() || size(value) > MAX_SIZE {
             return;
         }
         let count = nodes(value);
@@ -39,6 +42,16 @@ fn nodes(value: &Value) -> usize {
         Value::Array(items) => items.iter().map(nodes).sum::<usize>(),
         Value::Object(fields) => fields.values().map(nodes).sum(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+/// The same, and the bytes of its texts.
+fn size(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, field)| key.len() + size(field)).sum(),
+        Value::String(text) => text.len(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
@@ -114,19 +127,25 @@ fn insert(node: &mut Value, key: String, choices: &mut Choices<'_>, words: &[Str
 
 /// Copies an element of a list, or a field under names that are not its own.
 fn copy(node: &mut Value, choices: &mut Choices<'_>) {
-    let copies = choices.below(MAX_COPIES) + 1;
+    let wanted = choices.below(MAX_COPIES) + 1;
+    let copies = |of: &Value| wanted.min(MAX_SIZE / size(of));
     match node {
         Value::Array(items) => {
-            let copied = items.get(choices.below(items.len())).cloned();
-            items.extend(copied.into_iter().flat_map(|item| std::iter::repeat_n(item, copies)));
-        }
-        Value::Object(fields) => {
-            let copied = fields.values().nth(choices.below(fields.len())).cloned();
-            for index in 0..copies {
-                fields.extend(copied.clone().map(|value| (format!("x-{index}"), value)));
+            if let Some(item) = items.get(choices.below(items.len())).cloned() {
+                let copies = copies(&item);
+                items.extend(std::iter::repeat_n(item, copies));
             }
         }
-        other => *other = Value::Array(vec![other.take(); copies]),
+        Value::Object(fields) => {
+            if let Some(field) = fields.values().nth(choices.below(fields.len())).cloned() {
+                let copies = copies(&field);
+                fields.extend((0..copies).map(|index| (format!("x-{index}"), field.clone())));
+            }
+        }
+        other => {
+            let copies = copies(other);
+            *other = Value::Array(vec![other.take(); copies]);
+        }
     }
 }
 
