@@ -44,15 +44,6 @@ fn contains(bytes: &[u8], form: &[u8]) -> bool {
     bytes.windows(form.len()).any(|window| window == form)
 }
 
-fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { found.extend(files(&path)?) } else { found.push(path) }
-    }
-    Ok(found)
-}
-
 /// Where in these files one of the secrets is, in whatever form.
 fn found(files: &[PathBuf], secrets: &[&str]) -> anyhow::Result<Vec<String>> {
     let mut places = Vec::new();
@@ -107,12 +98,12 @@ async fn no_secret_is_in_a_log_a_dump_an_error_or_on_a_runtimes_disk() -> anyhow
     ensure!(answer.status() == StatusCode::OK, "the sealed copy holds the password: {}", answer.status());
 
     let all = [POLICY, GUESS, CLIENT, PASSWORD, TOKEN];
-    let runtime = files(&cluster.root().join("runtime-1"))?;
+    let runtime = cluster.files("runtime-1")?;
     ensure!(runtime.iter().any(|file| file.ends_with("lkg/set.lkg")), "no sealed copy: {runtime:?}");
     // A request's own line tells its path as the client sent it, and so its query.
     let without_query = all.map(|secret| if secret == CLIENT { GUESS } else { secret });
     assert_eq!(found(&runtime, &without_query)?, [""; 0]);
-    let controller = files(&cluster.root().join("controller-1"))?;
+    let controller = cluster.files("controller-1")?;
     assert_eq!(found(&controller, &all)?, [""; 0]);
 
     for page in [

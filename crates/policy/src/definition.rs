@@ -138,7 +138,7 @@ pub struct Services {
     pub counters: Arc<dyn Counters>,
     /// What instances of one policy have in common.
     pub shared: Shared,
-    /// Those in use.
+    /// Instances in use, so that equal ones are one; only compiling asks it.
     pub instances: Arc<Instances>,
 }
 

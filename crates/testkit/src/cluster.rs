@@ -3,7 +3,8 @@
 //! runtimes that know all of them, and one backend. Tests and measurements build one,
 //! break it, and ask it questions through [`crate::management::Management`].
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -108,6 +109,21 @@ impl Cluster {
     #[must_use]
     pub fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// Every file below this folder of the root.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn files(&self, below: &str) -> io::Result<Vec<PathBuf>> {
+        let (mut folders, mut files) = (vec![self.root().join(below)], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        Ok(files)
     }
 }
 

@@ -25,6 +25,9 @@ const OLDEST: u32 = 14;
 /// How long to try to start a server whose predecessor may still be dying.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long the processes of a killed server may take to be gone.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Stops the server and removes its directory once its standard input ends, that is when
 /// the process that started it is gone. Signals meant for that process do not stop it.
 const WATCHDOG: &str = "trap '' INT TERM HUP; cat >/dev/null; \"$@\"; rm -rf \"$FERROGATE_TEST_HOME\"";
@@ -179,12 +182,17 @@ impl PostgresServer {
         let pid = pid_file.lines().next().ok_or_else(|| io::Error::other("postmaster.pid is empty"))?;
         // Stopped first, it starts no other while its children are counted.
         run(Command::new("kill").args(["-STOP", pid]))?;
-        let mut all = children_of(pid)?;
-        all.push(pid.to_owned());
-        // A child may have ended by itself by now, which `kill` would call a failure.
+        let children = children_of(pid);
         run(Command::new("kill").args(["-KILL", pid]))?;
+        let mut all = children?;
+        // A child may have ended by itself by now, which `kill` would call a failure.
         Command::new("kill").arg("-KILL").args(&all).stderr(Stdio::null()).status()?;
+        all.push(pid.to_owned());
+        let deadline = Instant::now() + KILL_DEADLINE;
         while all.iter().any(|pid| state_of(pid).is_some_and(|(state, _)| state != "Z")) {
+            if Instant::now() >= deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the killed server's processes stay"));
+            }
             std::thread::yield_now();
         }
         Ok(())

@@ -10,6 +10,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("docs/reliability.md", "# "),
     ("docs/compatibility.md", "## The weaknesses of appendix A"),
     ("SECURITY.md", "# "),
+    ("docs/traffic.md", "# "),
 ];
 /// A name with fewer parts may be anything.
 const PARTS: usize = 4;
@@ -36,10 +37,12 @@ pub fn check(root: &Path, sources: &[(String, String)]) -> Vec<String> {
     missing
 }
 
-/// The sentences that stand as one word in back quotes, alone or at the end of a command.
+/// The sentences that stand as one word in back quotes, alone, behind their module or at the end
+/// of a command.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
-    quoted.filter(|word| {
+    let names = quoted.map(|word| word.rsplit("::").next().unwrap_or(word));
+    names.filter(|word| {
         word.split('_').count() >= PARTS
             && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())
     })
@@ -57,9 +60,11 @@ mod tests {
 
     #[test]
     fn tests_are_told_from_other_words() {
-        let text =
-            "store `a_test_that_holds`, `a_setting`; `cargo test -p x one_more_of_them`, `docs/a_b_c_d.md`";
-        assert_eq!(named(text).collect::<Vec<_>>(), ["a_test_that_holds", "one_more_of_them"]);
+        let text = "store `a_test_that_holds`, `a_setting`, `limits::a_test_of_a_module`; `cargo test -p x one_more_of_them`, `docs/a_b_c_d.md`";
+        assert_eq!(
+            named(text).collect::<Vec<_>>(),
+            ["a_test_that_holds", "a_test_of_a_module", "one_more_of_them"]
+        );
         let source = "#[test]\nfn a_test_that_holds() {}\nasync fn generic<T>(of: T) {}";
         assert_eq!(functions(source).collect::<Vec<_>>(), ["a_test_that_holds", "generic"]);
     }

@@ -4,7 +4,7 @@
 //! from its disk while no controller is there; their keys are in no log and on no disk.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use ferrogate_testkit::cluster::{Cluster, PASSWORD, Shape};
@@ -33,11 +33,6 @@ async fn s_client(
     Ok((told.success, told.all()))
 }
 
-fn https(cluster: &Cluster, runtime: usize) -> anyhow::Result<SocketAddr> {
-    let url = cluster.runtimes[runtime].url("https");
-    url.rsplit('/').next().and_then(|address| address.parse().ok()).context("an address")
-}
-
 async fn cluster() -> anyhow::Result<Cluster> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let binary = Path::new(BINARY);
@@ -50,14 +45,17 @@ async fn one_upload_is_shown_by_every_runtime_and_survives_its_restart() -> anyh
     let authority = Authority::new(folder.path())?;
     let mut cluster = cluster().await?;
     let (shop, bank) = (authority.issue("shop.example")?, authority.issue("bank.example")?);
-    ensure!(!s_client(&authority, https(&cluster, 0)?, "shop.example", &[]).await?.0, "trusted beforehand");
+    ensure!(
+        !s_client(&authority, cluster.runtimes[0].address("https"), "shop.example", &[]).await?.0,
+        "trusted beforehand"
+    );
     let documents =
         [shop.artifact("shop"), bank.artifact("bank"), api("books", &cluster.backend.url(), &json!([]))];
     let answer = cluster.management(1).apply(&documents, "?wait=live&timeout=20s").await?;
     ensure!(answer.status == StatusCode::OK, "{}", answer.body);
 
     for runtime in 0..2 {
-        let address = https(&cluster, runtime)?;
+        let address = cluster.runtimes[runtime].address("https");
         for server in ["shop.example", "bank.example"] {
             let (verified, told) = s_client(&authority, address, server, &[]).await?;
             ensure!(verified && told.replace(' ', "").contains(&format!("subject=CN={server}")), "{told}");
@@ -77,11 +75,12 @@ async fn one_upload_is_shown_by_every_runtime_and_survives_its_restart() -> anyh
         controller.kill().await?;
     }
     cluster.restart_runtime(0).await?;
-    let (verified, told) = s_client(&authority, https(&cluster, 0)?, "shop.example", &[]).await?;
+    let (verified, told) =
+        s_client(&authority, cluster.runtimes[0].address("https"), "shop.example", &[]).await?;
     ensure!(verified, "from its disk: {told}");
     let secret = shop.key.lines().nth(1).context("a line of base64")?;
     let mut read = 0;
-    for file in files(cluster.root())? {
+    for file in cluster.files("")? {
         let bytes = std::fs::read(&file)?;
         read += bytes.len();
         ensure!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()), "{}", file.display());
@@ -127,13 +126,4 @@ async fn an_upstream_is_trusted_by_a_file_alone() -> anyhow::Result<()> {
     let listed = Management::new(process.url("management")).get("/certificates").await?;
     ensure!(listed.body["certificates"][0]["name"] == "corp", "{}", listed.body);
     Ok(())
-}
-
-fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { found.extend(files(&path)?) } else { found.push(path) }
-    }
-    Ok(found)
 }

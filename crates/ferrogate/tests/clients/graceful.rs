@@ -2,8 +2,6 @@
 //! A stop under requests of curl and nghttp: both are told that their connection ends, and neither
 //! loses an answer.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use ferrogate_testkit::eventually::{eventually, eventually_async};
 use ferrogate_testkit::process::Signal;
@@ -40,7 +38,7 @@ async fn a_stop_answers_what_is_under_way_and_says_goodbye() -> anyhow::Result<(
     ensure!(one.out.to_lowercase().contains("\r\nconnection: close\r\n"), "{}", one.out);
     let two = two.end().await?.all();
     ensure!(two.contains("recv GOAWAY frame") && two.contains(":status: 200"), "{two}");
-    let ended = eventually(Duration::from_secs(60), || gateway.process.ended()).await;
+    let ended = eventually(PATIENCE, || gateway.process.ended()).await;
     ensure!(ended.context("it goes on")?.success(), "the drain was not clean");
     Ok(())
 }

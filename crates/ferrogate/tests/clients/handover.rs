@@ -5,7 +5,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use ferrogate_testkit::backend::Backend;
@@ -15,9 +14,8 @@ use ferrogate_testkit::process::{Process, Spec};
 use tokio::task::JoinSet;
 
 use crate::gateway::BINARY;
-use crate::tools::curl;
+use crate::tools::{PATIENCE, curl, run};
 
-const DEADLINE: Duration = Duration::from_secs(60);
 /// Requests that must pass before and after each step, so that it happens under traffic.
 const PROGRESS: u64 = 200;
 
@@ -72,7 +70,7 @@ async fn runtime(
     spec(root, name, &args).start().await
 }
 
-fn deploy(root: &Path, backend: &Backend) -> anyhow::Result<()> {
+async fn deploy(root: &Path, backend: &Backend) -> anyhow::Result<()> {
     let file = root.join("books.yaml");
     let text = format!(
         "apiVersion: gateway.api-platform.wso2.com/v1\nkind: RestApi\nmetadata: {{ name: books }}\n\
@@ -81,15 +79,9 @@ fn deploy(root: &Path, backend: &Backend) -> anyhow::Result<()> {
         backend.url()
     );
     std::fs::write(&file, text)?;
-    let output = std::process::Command::new(BINARY)
-        .args(["apply", "--wait", "-f"])
-        .arg(&file)
-        .arg("--data-dir")
-        .arg(root.join("controller"))
-        .env_remove("FERROGATE_ADMIN_PASSWORD")
-        .env_remove("FERROGATE_CONTROLLER")
-        .output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (file, data) = (file.display().to_string(), root.join("controller").display().to_string());
+    let told = run(BINARY, &["apply", "--wait", "-f", &file, "--data-dir", &data]).await?;
+    ensure!(told.success, "{}", told.all());
     Ok(())
 }
 
@@ -127,7 +119,7 @@ async fn a_binary_is_replaced_without_a_refused_connection() -> anyhow::Result<(
     let controller = control_plane(root.path()).await?;
     let stream = format!("http://{}", controller.address("stream"));
     let mut serving = runtime(root.path(), "r0", &stream, ["127.0.0.1:0", "127.0.0.1:0"]).await?;
-    deploy(root.path(), &backend)?;
+    deploy(root.path(), &backend).await?;
     let (http, readiness) = (serving.address("http").to_string(), serving.address("readiness").to_string());
 
     let url = format!("http://{http}/books/echo");
@@ -139,14 +131,14 @@ async fn a_binary_is_replaced_without_a_refused_connection() -> anyhow::Result<(
     fresh.spawn(newcomers_by_curl(url.clone(), done.clone()));
     let progress = async || {
         let aim = kept.sent() + PROGRESS;
-        eventually(DEADLINE, || (kept.sent() >= aim).then_some(())).await.context("the traffic stands still")
+        eventually(PATIENCE, || (kept.sent() >= aim).then_some(())).await.context("the traffic stands still")
     };
     for name in ["r1", "r2"] {
         progress().await?;
         let successor = runtime(root.path(), name, &stream, [&http, &readiness]).await?;
         ensure!(successor.address("http").to_string() == http, "another address");
         let mut predecessor = std::mem::replace(&mut serving, successor);
-        let status = eventually(DEADLINE, || predecessor.ended()).await.context("the predecessor stayed")?;
+        let status = eventually(PATIENCE, || predecessor.ended()).await.context("the predecessor stayed")?;
         ensure!(status.success(), "the predecessor's drain was not clean: {status}");
         progress().await?;
         let ready = reqwest::get(format!("http://{readiness}/ready")).await?.status();

@@ -23,8 +23,8 @@ const HEADERS_DIGEST_BYTES: usize = 8;
 /// of each route. Neither the class `Exact` nor a slash at the end nor header conditions make a
 /// claim another one: such a route would be tried first and take requests from the artifact that
 /// has the path, and past its authentication. A path that is narrower in its kind, as text is than
-/// a placeholder and both are than `/*`, is a claim of its own. Within an artifact they choose
-/// between its own routes.
+/// a placeholder and both are than `/*`, is a claim of its own. Within an artifact all of these
+/// choose between its own routes.
 #[must_use]
 pub fn claims(api: &RestApi) -> Vec<String> {
     let mut claims = vec![name_claim(api)];

@@ -203,7 +203,8 @@ impl Instance {
     fn judge(&self, head: &dyn RequestHead, now_ms: u64) -> Result<Arc<Token>, Refused> {
         let Some(shared) = &self.authority else { return Err(Refused::NoKey(0)) };
         let terms = Terms { scheme: &self.scheme, issuers: &self.issuers };
-        let value = head.only_original(&self.header).ok_or(Refused::Rejected("there is no one token"))?;
+        let value =
+            head.only_original(&self.header).ok_or(Refused::Rejected("there is not exactly one token"))?;
         let token = shared.0.judge(value, &terms, now_ms)?;
         match self.checks.missing(&token) {
             Some(missing) => Err(Refused::Rejected(missing)),

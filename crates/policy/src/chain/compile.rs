@@ -167,7 +167,7 @@ impl Compiler<'_> {
             }
         };
         let definition = &registered.definition;
-        let condition_text = spec.execution_condition.as_deref();
+        let condition_text = condition.as_ref().and(spec.execution_condition.as_deref());
         let made = definition
             .is_made_of_parameters()
             .then(|| Made::from(definition.name(), definition.version(), &params, condition_text));
@@ -179,9 +179,8 @@ impl Compiler<'_> {
                 let phases = policy.phases();
                 let step = Arc::new(Step { name: definition.name(), policy, phases, condition });
                 Some(match made {
-                    // What stands with a condition that does not compile is refused with it.
-                    Some(made) if violations.0.is_empty() => self.services.instances.keep(made, step),
-                    _ => step,
+                    Some(made) => self.services.instances.keep(made, step),
+                    None => step,
                 })
             }
             Err(error) => {

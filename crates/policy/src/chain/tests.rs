@@ -294,6 +294,7 @@ fn equal_policies_of_different_apis_are_one() {
     let condition = Some("request.Method == 'GET'");
     let first = step("shared", None, "a");
     assert!(Arc::ptr_eq(&first, &step("shared", None, "a")));
+    assert!(Arc::ptr_eq(&first, &step("shared", Some(" "), "a")), "an empty condition is none");
     assert!(!Arc::ptr_eq(&first, &step("shared", None, "b")));
     let conditional = step("shared", condition, "a");
     assert!(!Arc::ptr_eq(&first, &conditional) && conditional.condition.is_some());

@@ -202,13 +202,13 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             1,
             1 << 30,
         ),
-        head_timeout: time_or_off(
+        head_timeout: time_or_day(
             reader,
             "router.http_listener.timeouts.request_headers_timeout",
             default.head_timeout,
         ),
-        idle_timeout: time_or_off(reader, "router.http_listener.timeouts.idle_timeout", default.idle_timeout),
-        write_stall_timeout: time_or_off(
+        idle_timeout: time_or_day(reader, "router.http_listener.timeouts.idle_timeout", default.idle_timeout),
+        write_stall_timeout: time_or_day(
             reader,
             "router.http_listener.timeouts.stream_idle_timeout",
             default.write_stall_timeout,
@@ -312,7 +312,7 @@ fn log_format(reader: &mut Reader<'_>) -> Arc<Format> {
 }
 
 /// Zero is the longest there is, a day: a limit that nobody wants still frees what is forgotten.
-fn time_or_off(reader: &mut Reader<'_>, key: &str, default: Duration) -> Duration {
+fn time_or_day(reader: &mut Reader<'_>, key: &str, default: Duration) -> Duration {
     let time = reader.duration(key, default, Duration::ZERO..=DAY);
     if time.is_zero() { DAY } else { time }
 }

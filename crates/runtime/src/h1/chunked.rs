@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::line;
+use super::line::{self, Line};
 use super::parse::{self, HeadLimits};
 use crate::hop;
 
@@ -149,11 +149,15 @@ impl Decoder {
     /// The trailers, once they have been read.
     #[must_use]
     pub fn trailers(&self) -> HeaderMap {
+        line::map_of(&Bytes::copy_from_slice(&self.trailers), &self.trailer_lines()).unwrap_or_default()
+    }
+
+    fn trailer_lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         // They were found to be good when they were complete.
         match parse::fields(&self.trailers, 0, TRAILERS, &mut lines) {
-            Ok(Some(_)) => line::map_of(&Bytes::copy_from_slice(&self.trailers), &lines).unwrap_or_default(),
-            Ok(None) | Err(_) => HeaderMap::new(),
+            Ok(Some(_)) => lines,
+            Ok(None) | Err(_) => Vec::new(),
         }
     }
 
@@ -161,11 +165,7 @@ impl Decoder {
     /// may pass.
     pub fn write_end(&self, out: &mut Vec<u8>, declared: &[u8]) {
         out.extend_from_slice(b"0\r\n");
-        let mut lines = Vec::new();
-        // They were found to be good when they were complete.
-        if declared.is_empty() || parse::fields(&self.trailers, 0, TRAILERS, &mut lines).is_err() {
-            lines.clear();
-        }
+        let lines = if declared.is_empty() { Vec::new() } else { self.trailer_lines() };
         let is_declared = |name: &[u8]| {
             let mut names = declared.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             names.any(|declared| declared.eq_ignore_ascii_case(name))

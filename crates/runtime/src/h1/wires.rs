@@ -28,7 +28,8 @@ use crate::router::Endpoint;
 use crate::upstream::connect::{BUFFER_BYTES, MAX_RESPONSE_HEADERS};
 use crate::worker::Worker;
 
-const HEAD: HeadLimits = HeadLimits { max_fields: MAX_RESPONSE_HEADERS };
+/// What an upstream may say in a head, whichever path reads it.
+pub const RESPONSE_HEAD: HeadLimits = HeadLimits { max_fields: MAX_RESPONSE_HEADERS };
 
 /// The streams and what is on its way between them.
 pub struct Wires<'c, S> {
@@ -345,7 +346,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Wires<'c, S> {
 fn final_head(incoming: &mut Incoming<'_>, interim: &mut Interim) -> Result<Option<ResponseHead>, String> {
     let Some(buffer) = incoming.buffer else { return Ok(None) };
     loop {
-        let head = parse::response(buffer.filled(), HEAD, incoming.lines);
+        let head = parse::response(buffer.filled(), RESPONSE_HEAD, incoming.lines);
         let Some(head) = head.map_err(|refusal| refusal.to_string())? else { return Ok(None) };
         match head.status {
             101 => return Err("unasked-for 101 Switching Protocols".to_owned()),

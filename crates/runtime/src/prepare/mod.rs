@@ -19,9 +19,8 @@ use ferrogate_model::kinds::Artifact;
 use ferrogate_model::kinds::rest_api::{HostRewrite, Mirror, Operation, PolicySpec, RestApi, TrafficSplit};
 use ferrogate_model::route::{MAX_SEGMENTS, Route, expand};
 use ferrogate_model::{Digest, Resource, ResourceName, Revision};
-use ferrogate_policy::{Attachment, Chain, Registry, Services, operation_prefix};
+use ferrogate_policy::{Attachment, BodyNeed, Chain, Registry, Services, operation_prefix};
 
-use crate::router::route::passes_bodies;
 use crate::router::{CompiledRoute, Entry, Poison, PoisonReason, Rewrite, Target, Timeouts, Upgrades};
 use crate::state::{HeldArtifact, Refused};
 use crate::tls::certificates::Prepared;
@@ -48,6 +47,8 @@ struct Shared<'a> {
     name: &'a ResourceName,
     version: Revision,
     definitions: Arc<BTreeMap<String, Arc<Target>>>,
+    /// Whether all of them are plain.
+    plain_definitions: bool,
     main: Slot,
     sandbox: Slot,
     attachment: Attachment,
@@ -136,6 +137,7 @@ impl Compiler {
             main: targets::slot(Some(&api.main), "main", &definitions, connect),
             sandbox: targets::slot(api.sandbox.as_ref(), "sandbox", &definitions, connect),
             api,
+            plain_definitions: definitions.values().all(|target| target.is_plain()),
             name: &resource.name,
             version: resource.version,
             definitions,
@@ -176,10 +178,8 @@ impl Compiler {
         };
         let limits = operation.resilience.or(&api.resilience);
         let steering = targets::steering(slot, &limits, shared);
-        let is_plain = passes_bodies(&chain)
-            && steering.is_none()
-            && slot.target.is_plain()
-            && shared.definitions.values().all(|target| target.is_plain());
+        let is_plain =
+            passes_bodies(&chain) && steering.is_none() && slot.target.is_plain() && shared.plain_definitions;
         Ok(CompiledRoute {
             vhost,
             sandbox: route.sandbox,
@@ -243,4 +243,11 @@ impl Compiler {
             Err(_) => Err(broken("a policy panicked while it was compiled".to_owned())),
         }
     }
+}
+
+/// Whether these policies leave bodies alone; so do those that cannot run.
+fn passes_bodies(chain: &Result<Arc<Chain>, Poison>) -> bool {
+    chain.as_ref().ok().is_none_or(|chain| {
+        chain.request_body_need() == BodyNeed::None && chain.response_body_need() == BodyNeed::None
+    })
 }

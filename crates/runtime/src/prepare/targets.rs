@@ -60,7 +60,7 @@ pub(super) fn slot(
     connect: Duration,
 ) -> Slot {
     let host_rewrite = upstream.map_or(HostRewrite::default(), |upstream| upstream.host_rewrite);
-    let direct = |endpoints: Endpoints, base_path: &str| {
+    let unnamed = |endpoints: Endpoints, base_path: &str| {
         let base_path = base_path.to_owned();
         Arc::new(Target {
             name: name.to_owned(),
@@ -83,7 +83,7 @@ pub(super) fn slot(
         Some(UpstreamTarget::Url(url)) => {
             let protocol = upstream.map(|upstream| upstream.protocol).unwrap_or_default();
             let one = endpoint(url, protocol, DEFAULT_WEIGHT);
-            Ok(direct(smallvec![one], &url.base_path))
+            Ok(unnamed(smallvec![one], &url.base_path))
         }
         Some(UpstreamTarget::Ref(reference)) => defined(reference),
         // Where to when nothing is divided is nowhere asked; but each part must be there.
@@ -100,7 +100,7 @@ pub(super) fn slot(
         Ok(target) => Slot { target, host_rewrite, split, mirror, fault: None },
         Err(detail) => {
             let fault = Some(Poison { reason: PoisonReason::DanglingUpstream, detail });
-            Slot { target: direct(Endpoints::new(), ""), host_rewrite, split, mirror, fault }
+            Slot { target: unnamed(Endpoints::new(), ""), host_rewrite, split, mirror, fault }
         }
     }
 }

@@ -25,8 +25,8 @@ pub use route::{
 };
 
 /// A persistent map by text. Short texts stand in it themselves: with many APIs what a lookup
-/// costs is the memory it has to wait for, and this spares it one piece. Clients choose what is looked up but never what is stored,
-/// so that no client can make its hashes collide.
+/// costs is the memory it has to wait for, and this spares it one piece. Clients choose what is
+/// looked up but never what is stored, so that no client can make its hashes collide.
 type Map<V> = imbl::GenericHashMap<SmolStr, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
 /// Changes what stands in a slice. Nodes are many, are read always and change seldom: they hold

@@ -14,7 +14,7 @@ use ferrogate_model::kinds::rest_api::{
 };
 use ferrogate_model::route::same_escapes;
 use ferrogate_model::{ResourceName, Revision};
-use ferrogate_policy::{Attachment, BodyNeed, Chain};
+use ferrogate_policy::{Attachment, Chain};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
@@ -73,7 +73,7 @@ pub type Endpoints = SmallVec<[Endpoint; 1]>;
 /// A set of endpoints that can serve the same requests.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The definition's name; `main` or `sandbox` for a direct URL.
+    /// The definition's name; `main` or `sandbox` for a URL that is no definition's.
     pub name: String,
     /// Every endpoint that takes traffic.
     pub endpoints: Endpoints,
@@ -216,14 +216,6 @@ impl Target {
         let http1 = |endpoint: &Endpoint| endpoint.protocol == UpstreamProtocol::Http1;
         self.group.is_none() && self.endpoints.iter().all(http1)
     }
-}
-
-/// Whether these policies leave bodies alone; so do those that cannot run.
-#[must_use]
-pub fn passes_bodies(chain: &Result<Arc<Chain>, Poison>) -> bool {
-    chain.as_ref().ok().is_none_or(|chain| {
-        chain.request_body_need() == BodyNeed::None && chain.response_body_need() == BodyNeed::None
-    })
 }
 
 impl CompiledRoute {

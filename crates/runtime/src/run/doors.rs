@@ -96,8 +96,8 @@ impl Opening {
         }
         if let Some(listener) = bound.metrics {
             let (sink, endpoints) = (self.sink.clone(), self.endpoints.clone());
-            let gauges = move || readings(&sink, &endpoints);
-            let collector = RuntimeMetrics::new(self.metrics.clone(), Box::new(gauges));
+            let read = move || readings(&sink, &endpoints);
+            let collector = RuntimeMetrics::new(self.metrics.clone(), Box::new(read));
             let mut registry = prometheus_client::registry::Registry::default();
             registry.register_collector(Box::new(collector));
             open("metrics", listener, Arc::new(MetricsDoor(registry)));
@@ -182,7 +182,7 @@ fn readings(sink: &RuntimeSink, endpoints: &States) -> Vec<Reading> {
     let gauge = Reading::gauge;
     let (epoch, revision) = (status.position.epoch.0 as f64, status.position.revision.0 as f64);
     let age = status.age.map_or(-1.0, |age| age.as_secs_f64());
-    let mut gauges = vec![
+    let mut readings = vec![
         gauge("ferrogate_runtime_epoch", "Epoch of the snapshot served", epoch),
         gauge("ferrogate_runtime_revision", "Revision of the snapshot served", revision),
         gauge(
@@ -214,8 +214,8 @@ fn readings(sink: &RuntimeSink, endpoints: &States) -> Vec<Reading> {
             status.routes as f64,
         ),
     ];
-    gauges.extend(upstream_readings(endpoints));
-    gauges
+    readings.extend(upstream_readings(endpoints));
+    readings
 }
 
 fn upstream_readings(endpoints: &States) -> [Reading; 5] {

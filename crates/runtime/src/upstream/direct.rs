@@ -3,7 +3,8 @@
 //! themselves: those that came over HTTP/2, and those whose route takes the whole walk. Whoever
 //! awaits the response writes and reads the stream itself; hyper's client has a task for each
 //! connection and channels to it, which cost more than the exchange. It serves requests whose
-//! body is at hand, so that nobody must feed the upload beside a client that does not read.
+//! body is at hand: nothing more of it is awaited, though what sockets do not hold goes up only
+//! while the response is read.
 //! `lease` sends through it, `reply` reads its bodies.
 
 use std::future::poll_fn;
@@ -21,20 +22,19 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::body::{BodyError, OutgoingBody};
-use super::connect::{BUFFER_BYTES, MAX_RESPONSE_HEADERS};
+use super::connect::BUFFER_BYTES;
 use super::pick::Picked;
 use crate::h1::buffer::{LARGE, USUAL};
 use crate::h1::chunked::Decoder;
 use crate::h1::exchange::keeps;
 use crate::h1::framing::{self, Framing};
 use crate::h1::line::{Line, map_of};
-use crate::h1::parse::{self, HeadLimits, ResponseHead};
+use crate::h1::parse::{self, ResponseHead};
 use crate::h1::pool::{Lease, Pool};
+use crate::h1::wires::RESPONSE_HEAD;
 
 /// What nearly every request's head fits into.
 const HEAD_BYTES: usize = 512;
-
-const HEAD: HeadLimits = HeadLimits { max_fields: MAX_RESPONSE_HEADERS };
 
 /// A connection before its exchange.
 pub struct Direct {
@@ -109,7 +109,7 @@ impl Direct {
         let status = StatusCode::from_u16(head.status).map_err(|_| malformed("a bad status"))?;
         let headers = map_of(&raw, &lines).map_err(|error| Lost::Malformed(error.to_string()))?;
         let source = Source::of(framing);
-        let keeps = keeps(&raw, &lines, &head);
+        let keeps = framing != Framing::Close && keeps(&raw, &lines, &head);
         let mut response = Response::new(DirectBody { wire: self, upload, buffer, source, keeps });
         *response.status_mut() = status;
         *response.version_mut() = head.version.into();
@@ -309,7 +309,7 @@ fn composed(request: &Request<OutgoingBody>, body_bytes: usize) -> Vec<u8> {
 /// asked for, and read over.
 fn final_head(buffer: &mut BytesMut, lines: &mut Vec<Line>) -> Result<Option<ResponseHead>, String> {
     loop {
-        let head = parse::response(buffer, HEAD, lines).map_err(|refusal| refusal.to_string())?;
+        let head = parse::response(buffer, RESPONSE_HEAD, lines).map_err(|refusal| refusal.to_string())?;
         match head {
             Some(head) if head.status == 101 => {
                 return Err("unasked-for 101 Switching Protocols".to_owned());

@@ -65,6 +65,7 @@ const ANSWERS: &[Answer] = &[
         Some("ok"),
     ),
     (&[&["HTTP/1.0 200 OK\r\n\r\nok"]], "GET", Some("ok")),
+    (&[&["HTTP/1.1 200 OK\r\n\r\nok"]], "GET", Some("ok")),
     (&[&["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"]], "HEAD", Some("")),
     (
         &[&["HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::clients::Shared;
+use super::faults::{affected, victim};
 use super::schedule::{Beside, Kind, Place};
 use super::world::World;
 use crate::link::{Link, Mode, Switch};
@@ -25,22 +26,18 @@ impl Second {
     /// Takes what it needs of the world.
     #[must_use]
     pub fn of(world: &World, beside: Beside) -> Second {
-        let replica = match beside.place {
-            Place::Database => &world.controllers[beside.victim],
-            Place::Stream | Place::Balancer => &world.runtimes[beside.victim],
-        };
         let links = world.links(beside.place, beside.victim).iter().map(Link::switch).collect();
         let kind = Kind::Link(beside.place, beside.breakage);
-        Second { beside, kind, victim: replica.name.clone(), links }
+        Second { beside, kind, victim: victim(world, kind, beside.victim), links }
     }
 
     /// Answers when it was over, and its number.
     pub async fn carry_out(&self, shared: &Shared, first: usize) -> (u64, usize) {
-        let Beside { place, victim, breakage, after, length } = self.beside;
+        let Beside { place: _, victim: index, breakage, after, length } = self.beside;
         sleep(after).await;
         let band = shared.history.begin_band(self.kind.name(), self.victim.clone());
         shared.history.band(band, |band| {
-            band.breaks = if place == Place::Balancer { vec![victim] } else { Vec::new() };
+            band.breaks = affected(self.kind, index);
             band.lingers = lingers(self.kind);
             band.paired = true;
             band.note = format!("while fault {} lasted", first + 1);

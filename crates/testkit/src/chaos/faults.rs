@@ -34,7 +34,7 @@ const READY: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the fault itself could not be carried out, or nothing ever recovers.
 pub async fn carry_out(world: &mut World, shared: &Arc<Shared>, fault: &Fault) -> anyhow::Result<()> {
-    let band = shared.history.begin_band(fault.kind.name(), victim(world, fault));
+    let band = shared.history.begin_band(fault.kind.name(), victim(world, fault.kind, fault.victim));
     if let Some(reason) = world.lacks(fault.kind) {
         let ended = shared.history.now();
         shared.history.band(band, |band| {
@@ -43,7 +43,7 @@ pub async fn carry_out(world: &mut World, shared: &Arc<Shared>, fault: &Fault) -
         });
         return Ok(());
     }
-    let affected = affected(fault);
+    let affected = affected(fault.kind, fault.victim);
     shared.history.band(band, |band| {
         band.breaks = affected;
         band.lingers = lingers(fault.kind);
@@ -71,41 +71,33 @@ pub async fn carry_out(world: &mut World, shared: &Arc<Shared>, fault: &Fault) -
 }
 
 /// Who suffers it, in words.
-fn victim(world: &World, fault: &Fault) -> String {
-    match fault.kind {
-        Kind::Kill(role) | Kind::Freeze(role) | Kind::Drain(role) => match role {
-            Role::Controller => world.controllers[fault.victim].name.clone(),
-            Role::Runtime => world.runtimes[fault.victim].name.clone(),
-        },
-        Kind::Clock(Role::Controller) => world.controllers[world.controllers.len() - 1].name.clone(),
-        Kind::Clock(Role::Runtime) => world.runtimes[world.runtimes.len() - 1].name.clone(),
-        Kind::Link(Place::Database, _) => world.controllers[fault.victim].name.clone(),
-        Kind::Link(Place::Stream | Place::Balancer, _) | Kind::Blackout => {
-            world.runtimes[fault.victim].name.clone()
-        }
-        Kind::RuntimeDiskFull => world.runtimes[ON_SMALL_DISK].name.clone(),
-        Kind::RollingRestart => "everything".to_owned(),
-        Kind::DatabaseStop
-        | Kind::DatabaseKill
-        | Kind::DatabaseRestart
-        | Kind::Failover
-        | Kind::FailoverLosingTail
-        | Kind::ConnectionsExhausted
-        | Kind::LongLock
-        | Kind::DatabaseDiskFull => "PostgreSQL".to_owned(),
+pub(super) fn victim(world: &World, kind: Kind, victim: usize) -> String {
+    // Who suffers some of them is the world's to say.
+    let controller = if matches!(kind, Kind::Clock(_)) { world.controllers.len() - 1 } else { victim };
+    let runtime = match kind {
+        Kind::Clock(_) => world.runtimes.len() - 1,
+        Kind::RuntimeDiskFull => ON_SMALL_DISK,
+        _ => victim,
+    };
+    match kind.role() {
+        Some(Role::Controller) => world.controllers[controller].name.clone(),
+        Some(Role::Runtime) => world.runtimes[runtime].name.clone(),
+        None if kind == Kind::RollingRestart => "everything".to_owned(),
+        None => "PostgreSQL".to_owned(),
     }
 }
 
 /// The runtimes whose open connections it breaks. A drain is not among these: it must lose
 /// nothing.
-fn affected(fault: &Fault) -> Vec<usize> {
-    match fault.kind {
+pub(super) fn affected(kind: Kind, victim: usize) -> Vec<usize> {
+    let breaks = matches!(
+        kind,
         Kind::Kill(Role::Runtime)
-        | Kind::Freeze(Role::Runtime)
-        | Kind::Link(Place::Balancer, _)
-        | Kind::Blackout => vec![fault.victim],
-        _ => Vec::new(),
-    }
+            | Kind::Freeze(Role::Runtime)
+            | Kind::Link(Place::Balancer, _)
+            | Kind::Blackout
+    );
+    if breaks { vec![victim] } else { Vec::new() }
 }
 
 /// A gateway with something broken about it.

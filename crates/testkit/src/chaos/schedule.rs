@@ -190,6 +190,27 @@ impl Kind {
         }
     }
 
+    /// What its victim is; `None` when that is the database, or everything.
+    #[must_use]
+    pub fn role(self) -> Option<Role> {
+        match self {
+            Kind::Kill(role) | Kind::Freeze(role) | Kind::Drain(role) | Kind::Clock(role) => Some(role),
+            Kind::Link(Place::Database, _) => Some(Role::Controller),
+            Kind::Link(Place::Stream | Place::Balancer, _) | Kind::Blackout | Kind::RuntimeDiskFull => {
+                Some(Role::Runtime)
+            }
+            Kind::RollingRestart
+            | Kind::DatabaseStop
+            | Kind::DatabaseKill
+            | Kind::DatabaseRestart
+            | Kind::Failover
+            | Kind::FailoverLosingTail
+            | Kind::ConnectionsExhausted
+            | Kind::LongLock
+            | Kind::DatabaseDiskFull => None,
+        }
+    }
+
     /// Whether this link belongs to another part than what the fault breaks, so that both can
     /// break at once and each be mended as if it were alone.
     fn leaves_alone(self, victim: usize, (place, other): (Place, usize)) -> bool {
@@ -285,24 +306,9 @@ impl Schedule {
             self.rng.shuffle(&mut self.deck);
         }
         let kind = self.deck.pop().unwrap_or(Kind::RollingRestart);
-        let choices = match kind {
-            Kind::Kill(role) | Kind::Freeze(role) | Kind::Drain(role) | Kind::Clock(role) => match role {
-                Role::Controller => self.controllers,
-                Role::Runtime => self.runtimes,
-            },
-            Kind::Link(Place::Database, _) => self.controllers,
-            Kind::Link(Place::Stream | Place::Balancer, _)
-            | Kind::RuntimeDiskFull
-            | Kind::Blackout
-            | Kind::RollingRestart
-            | Kind::DatabaseStop
-            | Kind::DatabaseKill
-            | Kind::DatabaseRestart
-            | Kind::Failover
-            | Kind::FailoverLosingTail
-            | Kind::ConnectionsExhausted
-            | Kind::LongLock
-            | Kind::DatabaseDiskFull => self.runtimes,
+        let choices = match kind.role() {
+            Some(Role::Controller) => self.controllers,
+            Some(Role::Runtime) | None => self.runtimes,
         };
         // Drawn whether needed or not: what one kind needs does not shift the others.
         let victim = self.rng.usize(..choices);
