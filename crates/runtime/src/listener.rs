@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::listen::{BindError, Listener};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -94,6 +94,10 @@ impl Accepting {
     /// # Errors
     /// When the executor cannot watch the socket.
     pub fn new(socket: TcpListener, tls: Option<Arc<ServerTls>>) -> io::Result<Accepting> {
+        // What is accepted inherits it, which spares every connection a call.
+        if let Err(error) = SockRef::from(&socket).set_tcp_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY was not accepted");
+        }
         let listener = tokio::net::TcpListener::from_std(socket)?;
         Ok(Accepting { listener, tls })
     }
@@ -173,7 +177,18 @@ fn start(
 
 #[cfg(test)]
 mod tests {
-    use super::{Listener, bind};
+    use super::{Accepting, Listener, bind};
+
+    #[tokio::test]
+    async fn what_is_accepted_sends_without_delay() {
+        let listener = Listener { key: "x", purpose: "traffic" };
+        let (address, mut sockets) =
+            bind(listener, "127.0.0.1:0".parse().expect("an address"), 1).expect("a free port");
+        let accepting = Accepting::new(sockets.remove(0), None).expect("watched");
+        let _client = tokio::net::TcpStream::connect(address).await.expect("listens");
+        let (accepted, _) = accepting.listener.accept().await.expect("connected");
+        assert!(accepted.nodelay().expect("an option of every TCP socket"));
+    }
 
     #[tokio::test]
     async fn a_taken_port_is_said_by_its_number_and_setting() {

@@ -100,9 +100,6 @@ pub async fn serve(
     tls: Option<Arc<ServerTls>>,
     open: Open,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was not accepted");
-    }
     let mut client = peer.ip();
     if worker.shared.config.listen.proxy_protocol {
         match proxy_protocol::read(&mut stream, PROXY_HEADER_TIME).await {

@@ -66,12 +66,16 @@ pub async fn answer<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Own { status, headers, body } = own;
-    let stock = &wires.worker.h1.stock;
-    let head = ResponseView::of_answer(status, headers, stock.take_lists());
-    let answered = answer_view(wires, &head, &body, terms, record).await;
-    stock.give_lists(head.fields.into_lists());
-    answered
+    // In a box: most requests are answered by an upstream, and each would have room for this.
+    Box::pin(async move {
+        let Own { status, headers, body } = own;
+        let stock = &wires.worker.h1.stock;
+        let head = ResponseView::of_answer(status, headers, stock.take_lists());
+        let answered = answer_view(wires, &head, &body, terms, record).await;
+        stock.give_lists(head.fields.into_lists());
+        answered
+    })
+    .await
 }
 
 /// As [`answer`], when response policies have seen the head.

@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     record.request_id = request_id.as_str().into();
                 }
                 record.route = Some(route.clone());
-                let routed = Routed {
+                let mut routed = Routed {
                     head,
                     route,
                     framing: framing.unwrap_or(Framing::Close),
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     now_ms: record.started_ms(),
                     terms,
                 };
-                exchange::proxy(&mut wires, routed, &mut sent, &mut record).await
+                exchange::proxy(&mut wires, &mut routed, &mut sent, &mut record).await
             }
             Found::Health(health) => {
                 let own = Draft::of_health(health, worker.shared.readiness.is_ready()).into_own();

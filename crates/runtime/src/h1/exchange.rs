@@ -68,7 +68,7 @@ enum Answered {
 /// When nothing could be answered, or an answer was cut off.
 pub async fn proxy<S>(
     wires: &mut Wires<'_, S>,
-    mut routed: Routed<'_>,
+    routed: &mut Routed<'_>,
     sent: &mut bool,
     record: &mut Record,
 ) -> Result<bool, Stop>
@@ -86,9 +86,13 @@ where
             return fail(wires, &failure, terms, record).await;
         }
     };
-    let mut exchange = Exchange::new(&route.attachment, request_id.as_str(), routed.client, routed.now_ms);
-    exchange.client_certificate = routed.certificate.take();
-    let mut policies = Policies { chain, exchange, run: ChainRun::new(), metrics: &wires.worker.metrics };
+    let mut policies = Policies {
+        chain,
+        exchange: Exchange::new(&route.attachment, request_id.as_str(), routed.client, routed.now_ms),
+        run: ChainRun::new(),
+        metrics: &wires.worker.metrics,
+    };
+    policies.exchange.client_certificate = routed.certificate.take();
     match policies.ask(&mut routed.head, wires, record).await {
         Ok(None) => {}
         Ok(Some(own)) => return answer(wires, own, terms, record).await,
@@ -97,7 +101,7 @@ where
     }
     let (mut bytes, mut lists) = (None, stock.take_lists());
     let incoming = Incoming { buffer: &mut bytes, lines: &mut lists.lines };
-    let answered = match send(wires, &routed, &policies, incoming, sent, record).await {
+    let answered = match send(wires, routed, &policies, incoming, sent, record).await {
         Ok((lease, head)) => Answered::Upstream(lease, head),
         Err(Stop::Failed(failure)) => {
             let (own, error_id) = failure.answer();
@@ -110,14 +114,16 @@ where
         Err(Stop::ClientGone) => return Err(Stop::ClientGone),
     };
     let result = match answered {
-        Answered::Own(own) => stand_in(wires, &mut policies, &routed.head, own, terms, record).await,
+        Answered::Own(own) => {
+            Box::pin(stand_in(wires, &mut policies, &routed.head, own, terms, record)).await
+        }
         Answered::Upstream(lease, parsed) => {
             let origin = Origin { lease, parsed, sent_head: routed.head.method() == "HEAD" };
-            respond(wires, &mut policies, &routed, origin, &mut bytes, lists, record).await
+            respond(wires, &mut policies, routed, origin, &mut bytes, lists, record).await
         }
     };
     stock.give(bytes);
-    stock.give_lists(routed.head.into_lists());
+    stock.give_lists(routed.head.take_lists());
     result
 }
 
@@ -215,7 +221,7 @@ where
         let failure = Failure::with(Reason::UpstreamProtocol, body.err().unwrap_or("a bad status"));
         let (own, error_id) = failure.answer();
         record.fail(&failure, error_id);
-        return stand_in(wires, policies, &routed.head, own, terms, record).await;
+        return Box::pin(stand_in(wires, policies, &routed.head, own, terms, record)).await;
     };
     let reusable = keeps(raw, &lists.lines, &parsed) && body != Framing::Close;
     let announced = announced_length(raw, &lists);

@@ -53,6 +53,12 @@ impl<'b> Fields<'b> {
         self.lists
     }
 
+    /// The same of headers that stay where they are.
+    #[must_use]
+    pub fn take_lists(&mut self) -> Lists {
+        std::mem::take(&mut self.lists)
+    }
+
     /// The bytes the lines point into.
     #[must_use]
     pub fn raw(&self) -> &'b [u8] {

@@ -33,6 +33,8 @@ pub struct Lease {
     /// Whether it has served a request before.
     pub reused: bool,
     endpoint: Rc<Endpoint>,
+    /// Where the pool keeps connections to this endpoint.
+    key: u64,
     opened: Tick,
 }
 
@@ -72,7 +74,8 @@ impl Pool {
     /// A connection just made.
     #[must_use]
     pub fn lease(&self, endpoint: &Endpoint, wire: Wire) -> Lease {
-        Lease { wire, reused: false, endpoint: Rc::new(endpoint.clone()), opened: self.ticker.now() }
+        let (key, opened) = (self.key(endpoint), self.ticker.now());
+        Lease { wire, reused: false, endpoint: Rc::new(endpoint.clone()), key, opened }
     }
 
     /// Keeps a connection on which both directions of an exchange are through.
@@ -81,9 +84,8 @@ impl Pool {
             return;
         }
         lease.reused = true;
-        let key = self.key(&lease.endpoint);
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.entry(key).or_default();
+        let kept = idle.entry(lease.key).or_default();
         if kept.len() >= self.max_idle {
             // The coldest makes room. Rare, or the limit is wrong.
             kept.pop_front();

@@ -55,10 +55,10 @@ impl<'b> RequestView<'b> {
         }
     }
 
-    /// The vectors, for the next request.
+    /// The vectors, for the next request; nobody reads this one's headers any more.
     #[must_use]
-    pub fn into_lists(self) -> Lists {
-        self.fields.into_lists()
+    pub fn take_lists(&mut self) -> Lists {
+        self.fields.take_lists()
     }
 
     /// What a policy made of path and query; `None` while they are the client's.
