@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names to addresses, with the answers' own lifetimes, the hosts file honoured, IPv4 before IPv6
-//! (contract 4.6); while nobody answers, the last good answer for a bounded time. Address literals
+//! Names to addresses of both families, with the answers' own lifetimes, the hosts file honoured, IPv4
+//! before IPv6 (contract 4.6); while nobody answers, the last good answer for a bounded time. Address literals
 //! and `localhost` never reach the network. Each worker has a resolver, which `upstream::connect`
 //! asks for a new connection; health checks and `upstream::names` share one beside the workers.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::{Either, select};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use smallvec::{SmallVec, smallvec};
+use tokio::time::timeout;
 
 /// The addresses of one name, IPv4 first.
 pub type Addresses = SmallVec<[IpAddr; 4]>;
@@ -39,10 +43,20 @@ const STALE_LIMIT: Duration = Duration::from_secs(600);
 /// So long a resolver is waited for while there is such an answer.
 const STALE_AFTER: Duration = Duration::from_secs(1);
 
+/// So long IPv6 addresses are waited for when those of IPv4 are there (RFC 8305, 3): most
+/// names have none, and some servers never say so.
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+
 /// One worker's resolver.
 pub struct Dns {
-    resolver: Option<TokioResolver>,
+    families: Option<Families>,
     last: Mutex<LastGood>,
+}
+
+/// A resolver for each family: one for both would wait for the slower of them.
+struct Families {
+    v4: TokioResolver,
+    v6: TokioResolver,
 }
 
 /// The last good answers, with when they came.
@@ -70,17 +84,19 @@ impl Dns {
             NameServerConfig::new(server.ip(), true, connections.into())
         };
         let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
-        Dns { resolver: build(config, ResolverOpts::default()), last: Mutex::default() }
+        Dns { families: Families::build(&config, &ResolverOpts::default()), last: Mutex::default() }
     }
 
     /// A resolver with the system's configuration; without one (a container with an empty
     /// `resolv.conf`), only literals and `localhost` resolve, and other names say why.
     fn from_system() -> Dns {
         match hickory_resolver::system_conf::read_system_conf() {
-            Ok((config, options)) => Dns { resolver: build(config, options), last: Mutex::default() },
+            Ok((config, options)) => {
+                Dns { families: Families::build(&config, &options), last: Mutex::default() }
+            }
             Err(error) => {
                 tracing::warn!(%error, "no usable resolver configuration; only addresses and localhost resolve");
-                Dns { resolver: None, last: Mutex::default() }
+                Dns { families: None, last: Mutex::default() }
             }
         }
     }
@@ -96,24 +112,16 @@ impl Dns {
         if is_localhost(host) {
             return Ok(smallvec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        let Some(resolver) = &self.resolver else {
+        let Some(families) = &self.families else {
             return Err(DnsError("this machine has no usable resolver configuration".into()));
         };
-        let lookup = async {
-            let answer = resolver.lookup_ip(host).await.map_err(|error| DnsError(error.to_string()))?;
-            let mut addresses: Addresses = answer.iter().collect();
-            if addresses.is_empty() {
-                return Err(DnsError(format!("'{host}' has no address")));
-            }
-            addresses.sort_by_key(IpAddr::is_ipv6);
-            Ok(addresses)
-        };
+        let lookup = families.lookup(host);
         let Some(stale) = self.last().recall(host, Instant::now()) else {
             let addresses = lookup.await?;
             self.last().keep(host, &addresses, Instant::now());
             return Ok(addresses);
         };
-        match tokio::time::timeout(STALE_AFTER, lookup).await {
+        match timeout(STALE_AFTER, lookup).await {
             Ok(Ok(addresses)) => {
                 self.last().keep(host, &addresses, Instant::now());
                 Ok(addresses)
@@ -155,17 +163,56 @@ impl LastGood {
     }
 }
 
-fn build(config: ResolverConfig, mut options: ResolverOpts) -> Option<TokioResolver> {
-    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-    options.cache_size = CACHE_ENTRIES;
-    options.positive_min_ttl = Some(MIN_TTL);
-    options.positive_max_ttl = Some(MAX_TTL);
-    options.negative_max_ttl = Some(Duration::from_secs(5));
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        .with_options(options)
-        .build()
-        .map_err(|error| tracing::warn!(%error, "the resolver could not be built"))
-        .ok()
+impl Families {
+    fn build(config: &ResolverConfig, options: &ResolverOpts) -> Option<Families> {
+        let family = |strategy| {
+            let mut options = options.clone();
+            options.ip_strategy = strategy;
+            options.cache_size = CACHE_ENTRIES;
+            options.positive_min_ttl = Some(MIN_TTL);
+            options.positive_max_ttl = Some(MAX_TTL);
+            options.negative_max_ttl = Some(Duration::from_secs(5));
+            TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default())
+                .with_options(options)
+                .build()
+                .map_err(|error| tracing::warn!(%error, "the resolver could not be built"))
+                .ok()
+        };
+        Some(Families { v4: family(LookupIpStrategy::Ipv4Only)?, v6: family(LookupIpStrategy::Ipv6Only)? })
+    }
+
+    async fn lookup(&self, host: &str) -> Result<Addresses, DnsError> {
+        let ask = async |resolver: &TokioResolver| {
+            let answer = resolver.lookup_ip(host).await.map_err(|error| DnsError(error.to_string()))?;
+            let addresses: Addresses = answer.iter().collect();
+            if addresses.is_empty() {
+                return Err(DnsError(format!("'{host}' has no address")));
+            }
+            Ok(addresses)
+        };
+        both(ask(&self.v4), ask(&self.v6)).await
+    }
+}
+
+/// What both families come to, IPv4 first. IPv4 is waited for as long as it takes, IPv6 a moment
+/// longer; where there are no addresses of IPv4, as long as it takes as well.
+async fn both(
+    v4: impl Future<Output = Result<Addresses, DnsError>>,
+    v6: impl Future<Output = Result<Addresses, DnsError>>,
+) -> Result<Addresses, DnsError> {
+    let (v4, v6) = match select(pin!(v4), pin!(v6)).await {
+        Either::Left((Ok(v4), v6)) => (Ok(v4), timeout(RESOLUTION_DELAY, v6).await.ok()),
+        Either::Left((Err(error), v6)) => (Err(error), Some(v6.await)),
+        Either::Right((v6, v4)) => (v4.await, Some(v6)),
+    };
+    match (v4, v6) {
+        (Ok(mut addresses), Some(Ok(v6))) => {
+            addresses.extend(v6);
+            Ok(addresses)
+        }
+        (Ok(addresses), Some(Err(_)) | None) | (Err(_), Some(Ok(addresses))) => Ok(addresses),
+        (Err(error), Some(Err(_)) | None) => Err(error),
+    }
 }
 
 fn literal(host: &str) -> Option<IpAddr> {
@@ -186,7 +233,39 @@ mod tests {
     use std::sync::Mutex;
     use std::time::{Duration, Instant};
 
-    use super::{Addresses, Dns, LAST_GOOD_ENTRIES, LastGood, STALE_LIMIT, is_localhost};
+    use tokio::time::sleep;
+
+    use super::{Addresses, Dns, DnsError, LAST_GOOD_ENTRIES, LastGood, STALE_LIMIT, both, is_localhost};
+
+    /// An answer of this address, or none, after so many milliseconds.
+    async fn after(ms: u64, address: Option<&str>) -> Result<Addresses, DnsError> {
+        sleep(Duration::from_millis(ms)).await;
+        let address = address.map(|address| address.parse().expect("an address"));
+        address.map(|address| Addresses::from_iter([address])).ok_or_else(|| DnsError("none".into()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ipv4_comes_first_and_ipv6_has_a_moment_more() {
+        let (four, six) = (Some("10.0.0.1"), Some("::1"));
+        for (v4, v6, expected, took) in [
+            ((20, four), (60, six), "10.0.0.1 ::1", 60),
+            ((60, four), (20, six), "10.0.0.1 ::1", 60),
+            ((20, four), (5_000, six), "10.0.0.1", 70),
+            ((20, four), (5_000, None), "10.0.0.1", 70),
+            ((20, four), (20, None), "10.0.0.1", 20),
+            ((20, None), (5_000, six), "::1", 5_000),
+            ((5_000, None), (20, six), "::1", 5_000),
+            ((20, None), (30, None), "none", 30),
+        ] {
+            let begun = tokio::time::Instant::now();
+            let answer = both(after(v4.0, v4.1), after(v6.0, v6.1)).await;
+            let told = match &answer {
+                Ok(addresses) => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+                Err(DnsError(text)) => text.clone(),
+            };
+            assert_eq!((told.as_str(), begun.elapsed().as_millis()), (expected, took), "{v4:?} {v6:?}");
+        }
+    }
 
     #[test]
     fn the_last_good_answer_is_kept_for_a_bounded_time_and_number() {
@@ -206,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn literals_and_localhost_need_no_resolver() {
-        let dns = Dns { resolver: None, last: Mutex::default() };
+        let dns = Dns { families: None, last: Mutex::default() };
         for (host, expected) in [
             ("10.1.2.3", "10.1.2.3"),
             ("[::1]", "::1"),

@@ -60,8 +60,11 @@ pub fn block(pem: &str) -> String {
 impl Gateway {
     /// Starts it with these flags.
     pub async fn start(flags: &[&str]) -> anyhow::Result<Gateway> {
+        Gateway::start_in(tempfile::tempdir()?, flags).await
+    }
+
+    async fn start_in(root: TempDir, flags: &[&str]) -> anyhow::Result<Gateway> {
         rustls::crypto::ring::default_provider().install_default().ok();
-        let root = tempfile::tempdir()?;
         let process = Spec::standalone(BINARY, root.path(), flags).start().await?;
         Ok(Gateway { http: process.address("http"), https: process.address("https"), process, root })
     }
@@ -69,6 +72,14 @@ impl Gateway {
     /// Starts it with a configuration of the examples.
     pub async fn configured(name: &str) -> anyhow::Result<Gateway> {
         Gateway::start(&["--config", &configuration(name)]).await
+    }
+
+    /// Starts it with a configuration that is one of the examples after edits.
+    pub async fn with_configuration(text: &str) -> anyhow::Result<Gateway> {
+        let root = tempfile::tempdir()?;
+        let file = root.path().join("edited.toml");
+        std::fs::write(&file, text)?;
+        Gateway::start_in(root, &["--config", &file.display().to_string()]).await
     }
 
     /// Applies an example and waits until it is served.

@@ -4,9 +4,10 @@
 
 use anyhow::{Context as _, ensure};
 use ferrogate_testkit::eventually::{eventually, eventually_async};
+use rustix::process::Signal;
 
-use crate::gateway::{FIRST, Gateway};
-use crate::tools::{PATIENCE, Talk, curl, h2load, run, status};
+use crate::gateway::{FIRST, Gateway, edited};
+use crate::tools::{PATIENCE, Talk, curl, h2load, run, status, statuses};
 use crate::upstream::Upstream;
 
 async fn gateway() -> anyhow::Result<(Gateway, Upstream)> {
@@ -119,4 +120,53 @@ async fn streams_beyond_the_limit_are_refused_and_the_others_served() -> anyhow:
     );
     ensure!(!told.contains("ENHANCE_YOUR_CALM"), "{told}");
     Ok(())
+}
+
+/// curl's exit code for what took longer than `--max-time`.
+const TIMED_OUT: &str = "curl: (28)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_limit_wait_until_another_ends() -> anyhow::Result<()> {
+    let text = edited("limits.toml", &[("max_connections = 500", "max_connections = 2")])?;
+    let gateway = Gateway::with_configuration(&text).await?;
+    let upstream = Upstream::start().await?;
+    gateway.apply("reading-list.yaml", &[(FIRST, &upstream.url())]).await?;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let address = gateway.https.to_string();
+        let mut client = Talk::start("openssl", &["s_client", "-quiet", "-connect", &address])?;
+        client.say("GET /reading-list/v1/books HTTP/1.1\r\nhost: h\r\n\r\n").await?;
+        client.until("HTTP/1.1 200 OK").await?;
+        held.push(client);
+    }
+    let url = gateway.url("/reading-list/v1/books");
+    let waiting = run("curl", &["-sS", "--max-time", "1", &url]).await?;
+    ensure!(waiting.err.contains(TIMED_OUT), "{}", waiting.all());
+    ensure!(gateway.metric("ferrogate_runtime_accept_paused_total").await? >= 1.0);
+    drop(held.pop());
+    ensure!(status(&[&url]).await? == "200", "there is room again");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_held_up_sheds_until_it_has_caught_up() -> anyhow::Result<()> {
+    let text = edited("limits.toml", &[(r#"max_lag = "2s""#, r#"max_lag = "200ms""#)])?;
+    let gateway = Gateway::with_configuration(&text).await?;
+    let upstream = Upstream::start().await?;
+    gateway.apply("reading-list.yaml", &[(FIRST, &upstream.url())]).await?;
+    let url = gateway.url("/reading-list/v1/books");
+    // Which of the requests that wait come before the worker sees the time is the scheduler's choice.
+    let shed = || async {
+        gateway.process.signal(Signal::STOP).ok()?;
+        let waiting = Talk::start("h2load", &["--h1", "-n", "200", "-c", "4", "-t", "1", &url]).ok()?;
+        let held_up = run("curl", &["-sS", "--max-time", "1", &url]).await;
+        gateway.process.signal(Signal::CONT).ok()?;
+        let [served, _, _, shed] = statuses(&waiting.end().await.ok()?.out)?;
+        let stopped = held_up.is_ok_and(|told| told.err.contains(TIMED_OUT));
+        (stopped && shed > 0 && served + shed == 200).then_some(())
+    };
+    eventually_async(PATIENCE, shed).await.context("nothing is shed")?;
+    counted(&gateway, "overloaded", 1.0).await?;
+    let caught_up = || async { (status(&[&url]).await.ok()? == "200").then_some(()) };
+    eventually_async(PATIENCE, caught_up).await.context("still shedding")
 }

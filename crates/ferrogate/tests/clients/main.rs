@@ -11,6 +11,7 @@ mod grpc;
 mod handover;
 mod http2;
 mod limits;
+mod names;
 mod pki;
 mod protocols;
 mod streams;

@@ -90,14 +90,19 @@ pub async fn status(args: &[&str]) -> anyhow::Result<String> {
 pub async fn h2load(requests: usize, args: &[&str]) -> anyhow::Result<[usize; 4]> {
     let number = requests.to_string();
     let told = run("h2load", &[&["-n", &number, "-t", "1"], args].concat()).await?;
-    let figures = told.out.lines().find_map(|line| line.strip_prefix("status codes: "));
-    let figures = figures.with_context(|| format!("no figures: {}", told.all()))?;
-    let mut answers = [0; 4];
-    for (figure, answers) in figures.split(", ").zip(&mut answers) {
-        *answers = figure.split(' ').next().unwrap_or_default().parse()?;
-    }
+    let answers = statuses(&told.out).with_context(|| format!("no figures: {}", told.all()))?;
     ensure!(answers.iter().sum::<usize>() == requests, "{}", told.all());
     Ok(answers)
+}
+
+/// How many 2xx, 3xx, 4xx and 5xx h2load says that it got.
+pub fn statuses(said: &str) -> Option<[usize; 4]> {
+    let figures = said.lines().find_map(|line| line.strip_prefix("status codes: "))?;
+    let mut answers = [0; 4];
+    for (figure, answers) in figures.split(", ").zip(&mut answers) {
+        *answers = figure.split(' ').next()?.parse().ok()?;
+    }
+    Some(answers)
 }
 
 /// A program that is talked to while it runs. Dropping it kills it.

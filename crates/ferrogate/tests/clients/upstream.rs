@@ -50,7 +50,12 @@ pub struct Control {
 impl Upstream {
     /// One that echoes in the clear, HTTP/1.1 and HTTP/2.
     pub async fn start() -> anyhow::Result<Upstream> {
-        Upstream::listen(|stream, control| async move { serve(stream, control).await }).await
+        Upstream::over(TcpListener::bind("127.0.0.1:0").await?)
+    }
+
+    /// The same where somebody listens already.
+    pub fn over(listener: TcpListener) -> anyhow::Result<Upstream> {
+        Upstream::on(listener, |stream, control| async move { serve(stream, control).await })
     }
 
     /// The same over TLS.
@@ -75,7 +80,16 @@ impl Upstream {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Upstream::on(TcpListener::bind("127.0.0.1:0").await?, each)
+    }
+
+    fn on<F>(
+        listener: TcpListener,
+        each: impl Fn(TcpStream, Arc<Control>) -> F + Send + Sync + 'static,
+    ) -> anyhow::Result<Upstream>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr()?;
         let control = Arc::new(Control {
             gate: Semaphore::new(0),
