@@ -108,6 +108,35 @@ async fn a_stopped_database_stops_writes_and_nothing_else() -> anyhow::Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_binary_older_than_its_database_says_so_and_spoils_nothing() -> anyhow::Result<()> {
+    let mut cluster = cluster().await?;
+    let document = api("books", &cluster.backend.url(), &json!([]));
+    deploy(&cluster.management(0), &document).await?;
+    // What the first replica of a later version does, with this one still running beside it.
+    let migration = "INSERT INTO ferrogate_migrations (version, name) VALUES (999, 'of a later version')";
+    cluster.postgres.psql(&cluster.database, migration)?;
+    deploy(&cluster.management(0), &api("more", &cluster.backend.url(), &json!([]))).await?;
+
+    // The way back: the same binary, started where the later version has been.
+    cluster.restart_controller(0).await?;
+    let log = cluster.root().join("controller-1/process.log");
+    let said = eventually_async(CONVERGE, || async {
+        let log = tokio::fs::read_to_string(&log).await.ok()?;
+        log.contains("a newer ferrogate has migrated the database to schema 999").then_some(())
+    });
+    said.await.context("the log does not say why")?;
+    assert_eq!(status_of(&format!("{}/ready", cluster.controllers[0].url("admin"))).await?, 503);
+    let refused = cluster.management(0).replace(&document, "").await?;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.body);
+    // What was there before goes on, with every runtime.
+    deploy(&cluster.management(1), &api("last", &cluster.backend.url(), &json!([]))).await?;
+    for runtime in 0..3 {
+        assert_eq!(status_of(&format!("{}/last/echo", cluster.traffic(runtime))).await?, 200);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_restarted_with_nobody_home_serves_what_it_acknowledged() -> anyhow::Result<()> {
     let mut cluster = cluster().await?;
     deploy(&cluster.management(0), &api("books", &cluster.backend.url(), &json!([]))).await?;

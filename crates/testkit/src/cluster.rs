@@ -37,6 +37,8 @@ const SEALING_KEY: &str = "sealing.key";
 pub struct Cluster {
     /// The database server, to be stopped and started.
     pub postgres: PostgresServer,
+    /// Its database that the controllers share.
+    pub database: String,
     /// In the order of the shape.
     pub controllers: Vec<Process>,
     /// In the order of the shape.
@@ -55,7 +57,7 @@ impl Cluster {
         let root = tempfile::tempdir()?;
         let postgres = PostgresServer::start().context("cannot start PostgreSQL")?;
         let database = postgres.create_database().context("cannot create a database")?;
-        let database = postgres.url(&database);
+        let url = postgres.url(&database);
         let backend = Backend::start().await?;
         let token = root.path().join("join-token");
         std::fs::write(&token, JOIN_TOKEN)?;
@@ -63,14 +65,14 @@ impl Cluster {
         let mut controllers = Vec::new();
         let roles = Roles { binary: shape.binary, root: root.path(), token: &token };
         for (index, zone) in shape.controllers.iter().enumerate() {
-            controllers.push(roles.controller(index, zone, &database).start().await?);
+            controllers.push(roles.controller(index, zone, &url).start().await?);
         }
         let streams: Vec<String> = controllers.iter().map(|controller| controller.url("stream")).collect();
         let mut runtimes = Vec::new();
         for (index, zone) in shape.runtimes.iter().enumerate() {
             runtimes.push(roles.runtime(index, zone, &streams).start().await?);
         }
-        let cluster = Cluster { postgres, controllers, runtimes, backend, root };
+        let cluster = Cluster { postgres, database, controllers, runtimes, backend, root };
         for runtime in &cluster.runtimes {
             Management::wait_ready(&runtime.url("readiness"), Duration::from_secs(60)).await?;
         }

@@ -64,7 +64,20 @@ pub fn run(flags: &ControllerFlags) -> anyhow::Result<Exit> {
     let read = |reader: &mut Reader<'_>| (Config::read(reader), super::registry(reader));
     match settings::load(&role, sources, read)? {
         Loaded::Checked(exit) => Ok(exit),
-        Loaded::Ready((config, registry)) => super::executor()?.block_on(serve(config, registry?)),
+        Loaded::Ready((config, registry)) => {
+            use_small_pages();
+            super::executor()?.block_on(serve(config, registry?))
+        }
+    }
+}
+
+/// A controller's memory is small and changes all the time. In pages of 2 MiB the kernel fills up
+/// again what the allocator has given back, until most of the process is holes. Runtimes keep such
+/// pages: their tables are large, and read for every request.
+fn use_small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "the kernel does not say how to do without large pages");
     }
 }
 

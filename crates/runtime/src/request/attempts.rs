@@ -34,7 +34,8 @@ pub async fn send<'a>(
         fail_on_purpose(walk, steering, record).await?;
         mirror(walk, steering, &outgoing);
         if let Some(retry) = &steering.retry {
-            return repeatedly(walk, retry, outgoing, record).await;
+            // In a box: few routes ask for it, and every request would have room for it.
+            return Box::pin(repeatedly(walk, retry, outgoing, record)).await;
         }
     }
     let sent = once(walk, outgoing.request, &mut outgoing.picked, outgoing.target, record).await;
