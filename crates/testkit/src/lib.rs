@@ -11,6 +11,7 @@ pub mod eventually;
 pub mod link;
 pub mod load;
 pub mod management;
+pub mod name_server;
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
+use ferrogate_testkit::name_server::NameServer;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, UdpSocket};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::support::backend::{Backend, serve};
@@ -17,34 +17,10 @@ use crate::support::{Gateway, PATIENCE, api, eventually};
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 
 /// A name server that knows these addresses of every name, for as long as it is held.
-async fn name_server() -> (SocketAddr, JoinSet<()>) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
-    let address = socket.local_addr().expect("an address");
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut question = [0; 512];
-        while let Ok((bytes, client)) = socket.recv_from(&mut question).await {
-            drop(socket.send_to(&answer(&question[..bytes]), client).await);
-        }
-    });
-    (address, tasks)
-}
-
-/// RFC 1035, 4.1: the question again, and an answer for each address if they are asked for.
-fn answer(asked: &[u8]) -> Vec<u8> {
-    let name_end = 12 + asked[12..].iter().position(|byte| *byte == 0).expect("a name") + 1;
-    let question = &asked[12..name_end + 4];
-    let wants_v4 = asked[name_end..name_end + 2] == [0, 1];
-    let answers = if wants_v4 { &ADDRESSES[..] } else { &[] };
-    let mut bytes = asked[..2].to_vec();
-    bytes.extend([0x81, 0x80, 0, 1, 0, u8::try_from(answers.len()).expect("few"), 0, 0, 0, 0]);
-    bytes.extend(question);
-    for address in answers {
-        // The question's name, type A, class IN, a minute, four bytes.
-        bytes.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        bytes.extend(address.octets());
-    }
-    bytes
+async fn name_server() -> NameServer {
+    let server = NameServer::start().await.expect("a free port");
+    server.says(&ADDRESSES.map(IpAddr::V4));
+    server
 }
 
 /// An upstream at each of the addresses, on one port.
@@ -77,10 +53,10 @@ fn requests(backend: &Backend) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_address_of_a_name_is_an_endpoint() {
-    let ((server, _answers), mut backends) = (name_server().await, backends().await);
+    let (server, mut backends) = (name_server().await, backends().await);
     let gateway = Gateway::start_with(|config| {
         config.workers = 1;
-        config.upstream.nameservers = vec![server];
+        config.upstream.nameservers = vec![server.address];
     })
     .await;
     let port = backends[0].address.port();
@@ -138,10 +114,10 @@ async fn every_address_of_a_name_is_an_endpoint() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_being_asked_for_a_name_is_one_endpoint() {
-    let ((server, _answers), backends) = (name_server().await, backends().await);
+    let (server, backends) = (name_server().await, backends().await);
     let gateway = Gateway::start_with(|config| {
         config.workers = 1;
-        config.upstream.nameservers = vec![server];
+        config.upstream.nameservers = vec![server.address];
     })
     .await;
     gateway.deploy(&[named(backends[0].address.port(), &json!({}))]).await;

@@ -16,6 +16,8 @@ const TOP: f64 = 34.0;
 /// Height of a panel, and of the gap below it.
 const PANEL: f64 = 130.0;
 const GAP: f64 = 36.0;
+/// Rows of numbers of faults.
+const MOST_ROWS: usize = 8;
 /// Height of a replica's lane, and of a row of names of faults.
 const LANE: f64 = 20.0;
 const NAME: f64 = 16.0;
@@ -79,20 +81,24 @@ fn lanes_height(kept: &Kept) -> f64 {
 }
 
 fn names_height(kept: &Kept) -> f64 {
-    NAME * (rows(kept).into_iter().max().map_or(1, |row| row + 1)) as f64 + 28.0
+    NAME * (rows(kept).into_iter().flatten().max().map_or(1, |row| row + 1)) as f64 + 28.0
 }
 
-/// A row for the name of each fault, such that no two names overlap.
-fn rows(kept: &Kept) -> Vec<usize> {
+/// A row for the number of each fault, such that no two overlap. In a run of an hour some find no
+/// room; they are in the page's list, and under the pointer.
+fn rows(kept: &Kept) -> Vec<Option<usize>> {
     let length = (kept.seconds.len() as f64 * 1_000.0).max(1.0);
     let frame = Frame { length };
     let mut ends: Vec<f64> = Vec::new();
     let place = |(index, band): (usize, &Band)| {
         let (begin, width) = (frame.x(band.began), LETTER * label(index, band).len() as f64 + 6.0);
         let free = ends.iter().position(|end| *end <= begin).unwrap_or(ends.len());
+        if free >= MOST_ROWS {
+            return None;
+        }
         ends.resize(ends.len().max(free + 1), 0.0);
         ends[free] = begin + width;
-        free
+        Some(free)
     };
     kept.bands.iter().enumerate().map(place).collect()
 }
@@ -115,8 +121,9 @@ impl Frame {
             let about = format!("{}: {} of {} {}", index + 1, band.kind, band.victim, band.note);
             canvas.rect((begin, y), ((end - begin).max(1.0), height), [120, 120, 140], 0.22, &about);
             canvas.rect((end, y), ((converged - end).max(0.5), height), AMBER, 0.35, "converging");
-            let top = TOP + NAME * row as f64;
-            canvas.text((begin, top + 12.0), &label(index, band), INK);
+            if let Some(row) = row {
+                canvas.text((begin, TOP + NAME * row as f64 + 12.0), &label(index, band), INK);
+            }
         }
         canvas.text((10.0, TOP + 12.0), "fault no.", INK);
     }
