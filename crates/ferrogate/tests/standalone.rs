@@ -198,6 +198,31 @@ fn one_file_names_the_gateway_for_both_planes() -> anyhow::Result<()> {
 }
 
 #[test]
+fn every_role_reads_what_the_operator_says_of_policies() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let write = |name: &str, section: &str| -> anyhow::Result<String> {
+        let file = root.path().join(name);
+        std::fs::write(&file, format!("[policy_configurations.{section}]\nalgorithm = \"gcra\"\n"))?;
+        Ok(file.to_str().context("UTF-8")?.to_owned())
+    };
+    let (right, misspelt) = (write("right.toml", "ratelimit_v1")?, write("wrong.toml", "ratelimt_v1")?);
+    let unknown =
+        "policy_configurations.ratelimt_v1: unknown key: did you mean policy_configurations.ratelimit_v1?";
+    let runtime = ["runtime", "--controller", "http://c:1"];
+    for role in [&["controller"][..], &["standalone"], &runtime] {
+        let check = |file: &str| ferrogate(&[role, &["--check", "--config", file]].concat());
+        let output = check(&right)?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), told.as_ref()), (Some(0), ""), "{role:?}");
+        let output = check(&misspelt)?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{role:?}: {told}");
+        assert!(told.contains(unknown), "{role:?}: {told}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_level_that_would_log_nothing_is_refused() -> anyhow::Result<()> {
     for (role, section) in [("controller", "controller"), ("runtime", "policy_engine")] {
         let root = tempfile::tempdir()?;

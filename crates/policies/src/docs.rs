@@ -17,11 +17,14 @@ const INTRODUCTION: &str = "\
 A policy is attached to an API (`spec.policies`) or to an operation
 (`spec.operations[].policies`). The API's run first, then the operation's, in the order written;
 on the response they run in reverse. All request header hooks run before any body hook. Artifacts
-name the major version only (`v1`); without one they get the latest.
+name the major version only (`v1`); without one they get the latest. A list has at most 100
+policies.
 
-Parameters are checked when the artifact is deployed, all faults are told at once with their
-fields, and nothing is stored of an artifact that has one. Where the schema asks for a number or a
-boolean, a string that reads as one is taken for it, since templates always give strings.
+Parameters are checked when the artifact is deployed, and nothing is stored of an artifact that has
+a fault. Everything that breaks a schema is told at once with its field; of what a policy refuses
+beyond its schema (what is refused at deployment, below), the first of each policy. Where the schema asks
+for a number or a boolean, a string that reads as one is taken for it, since templates always give
+strings.
 
 `executionCondition` is an expression in CEL; where it is false, the policy is skipped in that
 phase. It is compiled when the artifact is deployed, and one that cannot be evaluated on a request
@@ -29,7 +32,20 @@ fails that request with 500: it never lets one pass. It sees `processing.phase`
 (`request_headers`, `request_body`, `response_headers`, `response_body`), `request` (`Headers`,
 `Body`, `Path`, `Method`, `RequestID`, `ClientCertificate`, `Metadata`) and `response`
 (`RequestHeaders`, `RequestBody`, `RequestPath`, `RequestMethod`, `ResponseHeaders`, `ResponseBody`,
-`ResponseStatus`, `RequestID`, `Metadata`); the same names with a small first letter work too.
+`ResponseStatus`, `RequestID`, `Metadata`); the same names with a small first letter work too. An
+empty one is none.
+
+Bodies are null until they are there, and looking into null fails the request: ask
+`response.RequestBody != null && …` first. `request.Body` is there in the phase `request_body`.
+After it, and as `response.RequestBody` in the phases of the response, it is there only on routes
+with a policy that wants the whole body (`set-headers` with `request.phase: body`); conditions alone
+make the gateway keep none.
+
+A condition has at most 4,096 bytes and 96 levels of nesting, and iterations (`all`, `exists`,
+`exists_one`, `map`, `filter`) nest two deep. It takes at most 100,000 steps: each operator, call,
+name and value in it is one, and within an iteration as many as the list or map it goes over has
+elements written out in the condition. What goes over that is refused at deployment. Lists of the
+request, such as its headers, have the limits of requests.
 
 ```yaml
 policies:

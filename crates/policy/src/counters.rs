@@ -19,8 +19,12 @@ pub const DEFAULT_MAX_ENTRIES: usize = 10_000;
 /// How often counters that say nothing any more are removed (`memory.cleanup_interval`).
 pub const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(300);
 
-/// More shards than any machine has workers, so that two rarely meet.
+/// The most shards: so many that two workers rarely meet.
 const SHARDS: usize = 32;
+
+/// The fewest counters of a shard, where there are several: keys never spread quite evenly, and
+/// the fuller one must not give counters up long before the others are full.
+const MIN_PER_SHARD: usize = 512;
 
 /// A worker's clock may be behind another's reading by a moment, never by this much.
 const LATENESS_MS: u64 = 1_000;
@@ -30,8 +34,8 @@ const LATENESS_MS: u64 = 1_000;
 /// When a shard is full, a new key first evicts every counter that is over; if all still
 /// run, the one that ends first is given up, and its key starts afresh. So a flood of
 /// keys can loosen limits about to reset, but never takes more memory, and never refuses
-/// a client for another's keys. Each shard has its share of the entries, so eviction may
-/// begin a little before the total is reached.
+/// a client for another's keys. Each shard has its share of the entries: below 1,024 there is one,
+/// beyond that eviction may begin a little before the total is reached, at some nine tenths of it.
 pub struct MemoryCounters {
     /// Seeded at random: which keys share a shard and a bucket must not be for clients to choose.
     hasher: RandomState,
@@ -69,7 +73,7 @@ struct Cell {
 }
 
 impl MemoryCounters {
-    /// At most about this many counters; at least one per shard.
+    /// At most about this many counters; at least one.
     #[must_use]
     pub fn new(max_entries: usize) -> MemoryCounters {
         MemoryCounters::with_cleanup(max_entries, DEFAULT_CLEANUP_INTERVAL)
@@ -78,12 +82,13 @@ impl MemoryCounters {
     /// As [`MemoryCounters::new`], rid of counters that are over this often.
     #[must_use]
     pub fn with_cleanup(max_entries: usize, interval: Duration) -> MemoryCounters {
+        let shards = (max_entries / MIN_PER_SHARD).clamp(1, SHARDS);
         let hasher = RandomState::default();
         let shard = || Shard { counters: HashMap::with_hasher(hasher.clone()), cleaned_at_ms: 0 };
         MemoryCounters {
-            shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
+            shards: (0..shards).map(|_| Mutex::new(shard())).collect(),
             hasher,
-            max_per_shard: max_entries.div_ceil(SHARDS).max(1),
+            max_per_shard: max_entries.div_ceil(shards).max(1),
             cleanup_interval_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1),
         }
     }
@@ -111,8 +116,9 @@ impl Default for MemoryCounters {
 
 impl Counters for MemoryCounters {
     fn take(&self, key: &str, rule: Rule, cost: u64, now_ms: u64) -> Taken {
-        let place = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or(0) % SHARDS;
-        let Some(shard) = self.shards.get(place) else {
+        let hash = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or(0);
+        let place = hash.checked_rem(self.shards.len());
+        let Some(shard) = place.and_then(|place| self.shards.get(place)) else {
             // Not reachable, the remainder is below the number of shards; refusing is the safe answer.
             return Taken { allowed: false, remaining: 0, resets_at_ms: now_ms, retry_at_ms: now_ms };
         };
@@ -279,7 +285,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::{MemoryCounters, SHARDS};
+    use super::{DEFAULT_MAX_ENTRIES, MemoryCounters};
     use crate::definition::{Algorithm, Counters, Rule, Taken};
 
     fn rule(window_ms: u64, limit: u64) -> Rule {
@@ -336,17 +342,35 @@ mod tests {
 
     #[test]
     fn a_flood_of_keys_takes_no_more_than_its_share() {
-        let counters = MemoryCounters::new(SHARDS * 4);
-        for key in 0..10_000 {
-            counters.take(&format!("key-{key}"), rule(60_000, 5), 1, 0);
-        }
-        assert!(counters.len() <= SHARDS * 4, "{}", counters.len());
+        let flooded = |max: usize| {
+            let counters = MemoryCounters::new(max);
+            for key in 0..10_000 {
+                counters.take(&format!("key-{key}"), rule(60_000, 5), 1, 0);
+            }
+            assert!(counters.len() <= max, "{} of {max}", counters.len());
+            counters
+        };
+        flooded(1);
+        flooded(2_048);
+        let counters = flooded(128);
         // Windows that are over make room for new keys; no live one is given up for them.
         let later = 60_000;
         counters.take("mine", rule(3_600_000, 2), 2, later);
-        for key in 0..SHARDS {
+        for key in 0..32 {
             counters.take(&format!("other-{key}"), rule(1, 5), 1, later);
             assert!(!counters.take("mine", rule(3_600_000, 2), 1, later).allowed);
+        }
+    }
+
+    #[test]
+    fn no_counter_is_given_up_before_they_are_nearly_full() {
+        for (max, keys) in [(1, 1), (24, 24), (32, 32), (1_023, 1_023), (DEFAULT_MAX_ENTRIES, 8_000)] {
+            let counters = MemoryCounters::new(max);
+            let allowed = || {
+                let take = |key: &usize| counters.take(&format!("key-{key}"), rule(60_000, 1), 1, 0).allowed;
+                (0..keys).filter(take).count()
+            };
+            assert_eq!((allowed(), allowed()), (keys, 0), "{keys} of {max}");
         }
     }
 

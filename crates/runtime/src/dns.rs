@@ -115,23 +115,21 @@ impl Dns {
         let Some(families) = &self.families else {
             return Err(DnsError("this machine has no usable resolver configuration".into()));
         };
-        let lookup = families.lookup(host);
-        let Some(stale) = self.last().recall(host, Instant::now()) else {
-            let addresses = lookup.await?;
-            self.last().keep(host, &addresses, Instant::now());
-            return Ok(addresses);
+        let stale = self.last().recall(host, Instant::now());
+        let found = match &stale {
+            None => families.lookup(host, &[]).await?,
+            // What a resolver does not say in time, or cannot, is as it was.
+            Some(stale) => match timeout(STALE_AFTER, families.lookup(host, stale)).await {
+                Ok(Ok(addresses)) => addresses,
+                Ok(Err(error)) => {
+                    tracing::debug!(%host, %error, "the last good answer is used");
+                    return Ok(stale.clone());
+                }
+                Err(_) => return Ok(stale.clone()),
+            },
         };
-        match timeout(STALE_AFTER, lookup).await {
-            Ok(Ok(addresses)) => {
-                self.last().keep(host, &addresses, Instant::now());
-                Ok(addresses)
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%host, %error, "the last good answer is used");
-                Ok(stale)
-            }
-            Err(_) => Ok(stale),
-        }
+        self.last().keep(host, &found, Instant::now());
+        Ok(found)
     }
 
     fn last(&self) -> MutexGuard<'_, LastGood> {
@@ -181,37 +179,43 @@ impl Families {
         Some(Families { v4: family(LookupIpStrategy::Ipv4Only)?, v6: family(LookupIpStrategy::Ipv6Only)? })
     }
 
-    async fn lookup(&self, host: &str) -> Result<Addresses, DnsError> {
-        let ask = async |resolver: &TokioResolver| {
-            let answer = resolver.lookup_ip(host).await.map_err(|error| DnsError(error.to_string()))?;
-            let addresses: Addresses = answer.iter().collect();
-            if addresses.is_empty() {
-                return Err(DnsError(format!("'{host}' has no address")));
-            }
-            Ok(addresses)
+    /// The addresses of a name, of which these are the last that were known.
+    async fn lookup(&self, host: &str, stale: &[IpAddr]) -> Result<Addresses, DnsError> {
+        let ask = async |resolver: &TokioResolver| match resolver.lookup_ip(host).await {
+            Ok(answer) => Ok(answer.iter().collect()),
+            // That there is none is an answer.
+            Err(error) if error.is_no_records_found() => Ok(Addresses::new()),
+            Err(error) => Err(DnsError(error.to_string())),
         };
-        both(ask(&self.v4), ask(&self.v6)).await
+        let addresses = both(ask(&self.v4), ask(&self.v6), stale).await?;
+        if addresses.is_empty() {
+            return Err(DnsError(format!("'{host}' has no address")));
+        }
+        Ok(addresses)
     }
 }
 
 /// What both families come to, IPv4 first. IPv4 is waited for as long as it takes, IPv6 a moment
-/// longer; where there are no addresses of IPv4, as long as it takes as well.
+/// longer; where there are no addresses of IPv4, as long as it takes as well. A family of which
+/// nobody can say anything keeps the addresses that it had.
 async fn both(
     v4: impl Future<Output = Result<Addresses, DnsError>>,
     v6: impl Future<Output = Result<Addresses, DnsError>>,
+    stale: &[IpAddr],
 ) -> Result<Addresses, DnsError> {
+    let of_v4 = |answer: &Result<Addresses, DnsError>| answer.as_ref().is_ok_and(|found| !found.is_empty());
     let (v4, v6) = match select(pin!(v4), pin!(v6)).await {
-        Either::Left((Ok(v4), v6)) => (Ok(v4), timeout(RESOLUTION_DELAY, v6).await.ok()),
-        Either::Left((Err(error), v6)) => (Err(error), Some(v6.await)),
+        Either::Left((v4, v6)) if of_v4(&v4) => (v4, timeout(RESOLUTION_DELAY, v6).await.ok()),
+        Either::Left((v4, v6)) => (v4, Some(v6.await)),
         Either::Right((v6, v4)) => (v4.await, Some(v6)),
     };
+    let v6 = v6.unwrap_or_else(|| Ok(Addresses::new()));
+    let kept = |v4: bool| stale.iter().copied().filter(move |address| address.is_ipv4() == v4);
     match (v4, v6) {
-        (Ok(mut addresses), Some(Ok(v6))) => {
-            addresses.extend(v6);
-            Ok(addresses)
-        }
-        (Ok(addresses), Some(Err(_)) | None) | (Err(_), Some(Ok(addresses))) => Ok(addresses),
-        (Err(error), Some(Err(_)) | None) => Err(error),
+        (Ok(v4), Ok(v6)) => Ok(v4.into_iter().chain(v6).collect()),
+        (Ok(v4), Err(_)) => Ok(v4.into_iter().chain(kept(false)).collect()),
+        (Err(_), Ok(v6)) => Ok(kept(true).chain(v6).collect()),
+        (Err(error), Err(_)) => Err(error),
     }
 }
 
@@ -237,28 +241,33 @@ mod tests {
 
     use super::{Addresses, Dns, DnsError, LAST_GOOD_ENTRIES, LastGood, STALE_LIMIT, both, is_localhost};
 
-    /// An answer of this address, or none, after so many milliseconds.
+    /// An answer of this address, of none where it is empty, or no answer, after so many milliseconds.
     async fn after(ms: u64, address: Option<&str>) -> Result<Addresses, DnsError> {
         sleep(Duration::from_millis(ms)).await;
-        let address = address.map(|address| address.parse().expect("an address"));
-        address.map(|address| Addresses::from_iter([address])).ok_or_else(|| DnsError("none".into()))
+        let address = address.ok_or_else(|| DnsError("lost".into()))?;
+        Ok(address.parse().into_iter().collect())
     }
 
     #[tokio::test(start_paused = true)]
     async fn ipv4_comes_first_and_ipv6_has_a_moment_more() {
         let (four, six) = (Some("10.0.0.1"), Some("::1"));
-        for (v4, v6, expected, took) in [
-            ((20, four), (60, six), "10.0.0.1 ::1", 60),
-            ((60, four), (20, six), "10.0.0.1 ::1", 60),
-            ((20, four), (5_000, six), "10.0.0.1", 70),
-            ((20, four), (5_000, None), "10.0.0.1", 70),
-            ((20, four), (20, None), "10.0.0.1", 20),
-            ((20, None), (5_000, six), "::1", 5_000),
-            ((5_000, None), (20, six), "::1", 5_000),
-            ((20, None), (30, None), "none", 30),
+        let (none, lost) = (Some(""), None);
+        for (v4, v6, stale, expected, took) in [
+            ((20, four), (60, six), "", "10.0.0.1 ::1", 60),
+            ((60, four), (20, six), "", "10.0.0.1 ::1", 60),
+            ((20, four), (5_000, six), "", "10.0.0.1", 70),
+            ((20, four), (5_000, lost), "", "10.0.0.1", 70),
+            ((20, four), (20, none), "", "10.0.0.1", 20),
+            ((20, none), (5_000, six), "", "::1", 5_000),
+            ((5_000, none), (20, six), "10.0.0.2", "::1", 5_000),
+            ((20, lost), (30, six), "10.0.0.2 ::2", "10.0.0.2 ::1", 30),
+            ((20, four), (30, lost), "10.0.0.2 ::2", "10.0.0.1 ::2", 30),
+            ((20, none), (30, lost), "", "", 30),
+            ((20, lost), (30, lost), "10.0.0.2", "lost", 30),
         ] {
             let begun = tokio::time::Instant::now();
-            let answer = both(after(v4.0, v4.1), after(v6.0, v6.1)).await;
+            let stale: Addresses = stale.split(' ').filter_map(|text| text.parse().ok()).collect();
+            let answer = both(after(v4.0, v4.1), after(v6.0, v6.1), &stale).await;
             let told = match &answer {
                 Ok(addresses) => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
                 Err(DnsError(text)) => text.clone(),

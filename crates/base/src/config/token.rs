@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Files named by tokens may be this long.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+const UNCLOSED: &str = "a \"{{\" is never closed by \"}}\"";
 /// Placeholders are an index between these; both are private-use characters.
 const OPEN: char = '\u{E000}';
 const CLOSE: char = '\u{E001}';
@@ -20,6 +21,7 @@ pub(super) enum Token {
     Env { name: String, default: Option<String> },
     File(PathBuf),
     Unknown(String),
+    Unclosed,
 }
 
 /// What tokens are resolved against.
@@ -47,11 +49,16 @@ pub(super) fn extract(text: &str, tokens: &mut Vec<Token>) -> Result<String, Str
         if within != Within::Comment
             && let Some(body) = rest.strip_prefix("{{")
         {
-            let (body, after) = body.split_once("}}").ok_or("a \"{{\" is never closed by \"}}\"")?;
-            let placeholder = format!("{OPEN}{}{CLOSE}", tokens.len());
             let bare = within == Within::Plain;
+            let (token, after) = match split(body, within) {
+                Some((body, after)) => (parse(body), after),
+                None if bare => return Err(UNCLOSED.to_owned()),
+                // The text around it ends all the same: told where the setting is read, if it is.
+                None => (Token::Unclosed, body),
+            };
+            let placeholder = format!("{OPEN}{}{CLOSE}", tokens.len());
             out.push_str(&if bare { format!("\"{placeholder}\"") } else { placeholder });
-            tokens.push(parse(body));
+            tokens.push(token);
             rest = after;
             continue;
         }
@@ -61,6 +68,14 @@ pub(super) fn extract(text: &str, tokens: &mut Vec<Token>) -> Result<String, Str
         rest = tail;
     }
     Ok(out)
+}
+
+/// What stands in a token, and what follows it. It ends before the next one begins, and in a text
+/// of one line on that line.
+fn split(body: &str, within: Within) -> Option<(&str, &str)> {
+    let (body, after) = body.split_once("}}")?;
+    let leaves_text = matches!(within, Within::Text { long: false, .. }) && body.contains('\n');
+    (!leaves_text && !body.contains("{{")).then_some((body, after))
 }
 
 /// Follows the lexical state over the next symbol; answers how many bytes it took.
@@ -168,6 +183,7 @@ fn value_of(token: &Token, world: &World<'_>) -> Result<String, String> {
                 .ok_or_else(|| format!("environment variable {name} is not set and the token has no default"))
         }
         Token::File(path) => read(path, world.allowed),
+        Token::Unclosed => Err(UNCLOSED.to_owned()),
         Token::Unknown(body) => Err(format!(
             "{{{{ {body} }}}} is not a token: write {{{{ env \"NAME\" }}}}, {{{{ env \"NAME\" \"default\" }}}} or {{{{ file \"/path\" }}}}"
         )),
@@ -253,8 +269,19 @@ k = "{{ env "NONE" "d" }}""#,
     }
 
     #[test]
-    fn an_unclosed_token_is_refused() {
-        assert!(extract("k = '{{ env'", &mut Vec::new()).unwrap_err().contains("never closed"));
+    fn an_unclosed_token_is_a_fault_of_its_own_setting_only() {
+        check("k = '{{ env'", "k", Err("never closed"));
+        check("k = '''{{ env\n'''", "k", Err("never closed"));
+        for other in ["'{{'", "\"a {{ env\"", "'''\n{{\n'''"] {
+            check(&format!("o = {other}\nk = '{{{{ env \"SET\" }}}}'"), "k", Ok("va\"l\nx = 1"));
+        }
+        check("o = '{{'\nk = 'x'\ni = {a = {b = 1}}", "k", Ok("x"));
+        // Without quotes nobody can tell where it ends.
+        assert!(extract("k = {{ env", &mut Vec::new()).unwrap_err().contains("never closed"));
+    }
+
+    #[test]
+    fn the_placeholders_characters_are_refused() {
         assert!(extract("k = '\u{E000}'", &mut Vec::new()).unwrap_err().contains("reserved"));
     }
 }

@@ -87,10 +87,14 @@ fn faults(users: &[ConfiguredUser]) -> Vec<String> {
             fault(NO_HASH);
         }
         for role in roles.iter().filter(|role| !ROLES.contains(&role.as_str())) {
-            fault(&format!("'{role}' is no role: one of {}", ROLES.join(", ")));
+            fault(&no_role(role));
         }
     }
     faults
+}
+
+fn no_role(name: &str) -> String {
+    format!("'{name}' is no role: one of {}", ROLES.join(", "))
 }
 
 pub(super) fn jwt(reader: &mut Reader<'_>) -> Option<JwtSettings> {
@@ -124,6 +128,9 @@ fn role_mapping(reader: &mut Reader<'_>, key: &str) -> BTreeMap<String, Vec<Stri
         reader.problem(key, "must map each local role to a list of the provider's values");
         BTreeMap::new()
     });
+    for name in mapping.keys().filter(|name| !ROLES.contains(&name.as_str())) {
+        reader.problem(key, no_role(name));
+    }
     if mapping.values().filter(|values| values.iter().any(|value| value == "*")).count() > 1 {
         reader.problem(key, "only one role can be mapped from \"*\"");
     }

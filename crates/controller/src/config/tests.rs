@@ -223,6 +223,17 @@ fn every_fault_of_every_user_is_told_with_the_user() {
 }
 
 #[test]
+fn a_mapping_to_what_is_no_role_is_told_by_name() {
+    let key = "controller.auth.idp.role_mapping";
+    let mapping = |lines: &str| told(&format!("[{key}]\n{lines}"), key);
+    assert_eq!(mapping("admin = ['ops']\ndeveloper = ['*']\nconsumer = ['all']"), Vec::<String>::new());
+    let faults = mapping("admin = ['ops']\nadmins = ['x']\nboss = ['y']");
+    let wanted =
+        ["admins", "boss"].map(|name| format!("'{name}' is no role: one of admin, developer, consumer"));
+    assert_eq!(faults, wanted);
+}
+
+#[test]
 fn what_would_be_useless_is_refused() {
     for (file, key) in [
         ("[router.vhosts.main]\ndefault = 'a b'", "router.vhosts.main.default"),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ferrogate_base::config::{Reader, Sources};
-use ferrogate_controller::config::{Config, SECTIONS};
+use ferrogate_controller::config::Config;
 use ferrogate_controller::run::{Addresses, Controller, Parts, RunningController, StartError};
 use ferrogate_model::DEFAULT_GATEWAY;
 use ferrogate_policy::{Registry, Services};
@@ -14,6 +14,9 @@ use super::settings::{self, Loaded, Role, flag};
 use super::signals::Signals;
 use crate::cli::{Common, ControllerFlags, Exit, StoreFlags};
 use crate::output;
+
+/// What a controller reads of a file.
+const SECTIONS: [&str; 3] = ["controller", "immutable_gateway", super::POLICY_SECTION];
 
 /// Which gateway this is, and the variable of contract 7.1 for it.
 pub const GATEWAY: &str = "controller.server.gateway_id";

@@ -49,7 +49,7 @@ async fn requests_follow_the_name_and_outlive_its_server() -> anyhow::Result<()>
     let (first, second) = (Upstream::over(first)?, Upstream::over(second)?);
     server.says(&[FIRST]);
     let gateway = gateway(&server, port, &[]).await?;
-    let url = gateway.url("/replicas/v1/mine");
+    let url = gateway.url("/replicas/v1/echo");
     ensure!(status(&[&url]).await? == "200", "the first address");
     ensure!((first.requests(), second.requests()) == (1, 0));
 
@@ -100,7 +100,7 @@ async fn an_address_that_says_nothing_holds_up_nobody() -> anyhow::Result<()> {
     // One endpoint, whose addresses are tried beside each other.
     let whole = ("endpoints: per-address", "timeout: { connect: 60s }");
     let gateway = gateway(&server, silent.port(), &[whole]).await?;
-    let told = status(&["--max-time", "30", &gateway.url("/replicas/v1/mine")]).await?;
+    let told = status(&["--max-time", "30", &gateway.url("/replicas/v1/echo")]).await?;
     ensure!(told == "200", "{told}");
     ensure!(upstream.requests() == 1);
     Ok(())

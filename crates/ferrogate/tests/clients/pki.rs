@@ -9,7 +9,7 @@ use anyhow::ensure;
 use base64::Engine as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -32,7 +32,17 @@ pub struct Identity {
 impl Authority {
     /// Its files, in this folder, begin with `ca`.
     pub fn new(folder: &Path) -> anyhow::Result<Authority> {
+        Authority::of(folder, CertificateParams::new(Vec::new())?)
+    }
+
+    /// The same, and past its time. What it issues is not.
+    pub fn expired(folder: &Path) -> anyhow::Result<Authority> {
         let mut params = CertificateParams::new(Vec::new())?;
+        params.not_after = date_time_ymd(2020, 1, 1);
+        Authority::of(folder, params)
+    }
+
+    fn of(folder: &Path, mut params: CertificateParams) -> anyhow::Result<Authority> {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         params.distinguished_name.push(DnType::CommonName, "the authority of this test");

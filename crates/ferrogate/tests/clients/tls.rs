@@ -3,6 +3,7 @@
 //! swap, resumption, staples, certificates of clients, and upstreams that prove themselves.
 
 use anyhow::{Context as _, ensure};
+use serde_json::json;
 
 use crate::gateway::{FIRST, Gateway, block, certificates};
 use crate::pki::Authority;
@@ -149,6 +150,63 @@ async fn upstreams_prove_themselves_as_their_definition_says() -> anyhow::Result
     for told in [curl(&[&url]).await?, curl(&["-H", sandbox, &url]).await?] {
         ensure!(told.contains("upstream_tls_failed"), "{told}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_has_expired_vouches_for_no_upstream() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let expired = Authority::expired(folder.path())?;
+    let upstream = Upstream::over_tls(expired.issue("books.partner.example")?.server(None)?).await?;
+    let gateway = Gateway::start(&[]).await?;
+    let there = certificates("upstream-tls.yaml")?;
+    let (ours, address) = (block(&expired.pem()), format!("https://{}", upstream.address));
+    let named = [(there[0].as_str(), ours.as_str()), ("https://127.0.0.1:8443", address.as_str())];
+    // No API names it: it is there for every upstream.
+    let for_all = [
+        (
+            "name: partner-authority\nspec:\n  usage: named",
+            "name: partner-authority\nspec:\n  usage: upstreamTrust",
+        ),
+        ("        caCertificate: partner-authority\n        serverName:", "        serverName:"),
+    ];
+    for edits in [named.to_vec(), [named, for_all].concat()] {
+        gateway.apply("upstream-tls.yaml", &edits).await?;
+        let told = curl(&[&gateway.url("/partner-books/v1/books")]).await?;
+        ensure!(told.contains("upstream_tls_failed"), "{told}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_has_expired_vouches_for_no_client() -> anyhow::Result<()> {
+    let (folder, elsewhere) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (expired, valid) = (Authority::expired(folder.path())?, Authority::new(elsewhere.path())?);
+    let (gateway, upstream) = (Gateway::configured("tls.toml").await?, Upstream::start().await?);
+    let there = certificates("client-certificate.yaml")?;
+    let (ours, address) = (block(&expired.pem()), upstream.url());
+    let edits = [(there[0].as_str(), ours.as_str()), (FIRST, address.as_str())];
+    gateway.apply("client-certificate.yaml", &edits).await?;
+    let name = "checkout.partner.example";
+    for issuer in [&expired, &valid] {
+        issuer.issue(name)?;
+    }
+    let url = format!("https://{}/partner-orders/v1/orders", gateway.https);
+    let shown = async |issuer: &Authority| {
+        let (certificate, key) = (issuer.file(&format!("{name}.pem")), issuer.file(&format!("{name}.key")));
+        status(&["-k", "--cert", &certificate, "--key", &key, &url]).await
+    };
+    // Nobody is left who could vouch for clients, so that none is asked.
+    ensure!(shown(&expired).await? == "401", "nobody is asked");
+    let another = json!({
+        "apiVersion": "gateway.api-platform.wso2.com/v1",
+        "kind": "Certificate",
+        "metadata": { "name": "another" },
+        "spec": { "usage": "clientTrust", "certificate": valid.pem() },
+    });
+    gateway.apply_text("another.json", &another.to_string()).await?;
+    ensure!(shown(&valid).await? == "200", "issued by one who is valid");
+    ensure!(shown(&expired).await.is_err(), "issued by one who is not");
     Ok(())
 }
 

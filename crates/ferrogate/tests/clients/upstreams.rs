@@ -65,7 +65,7 @@ impl Pair {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_go_where_the_policy_sends_them() -> anyhow::Result<()> {
-    const MINE: &str = "/shelves/v1/mine";
+    const MINE: &str = "/shelves/v1/echo";
     let pair = Pair::start(&["--zone", "north"]).await?;
     let only = async |definition: &str| {
         let main = format!("ref: {definition}");
@@ -111,7 +111,7 @@ async fn requests_go_where_the_policy_sends_them() -> anyhow::Result<()> {
     ensure!(pair.shares("/catalogue/2/books", 5, &sandbox).await? == (5, 0), "the sandbox");
 
     pair.gateway.apply("upstream-addresses.yaml", &[(SECOND, &pair.second.localhost())]).await?;
-    ensure!(pair.shares("/replicas/v1/mine", 10, &[]).await? == (0, 10), "by its addresses");
+    ensure!(pair.shares("/replicas/v1/echo", 10, &[]).await? == (0, 10), "by its addresses");
     Ok(())
 }
 
@@ -157,7 +157,7 @@ async fn an_upstream_that_fails_is_left_alone_and_comes_back() -> anyhow::Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_are_asked_whether_they_are_well() -> anyhow::Result<()> {
-    const MINE: &str = "/checked/v1/mine";
+    const MINE: &str = "/checked/v1/echo";
     let mut pair = Pair::start(&[]).await?;
     pair.apply("upstream-health.yaml", &[]).await?;
     let url = pair.gateway.url(MINE);

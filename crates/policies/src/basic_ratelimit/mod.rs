@@ -88,7 +88,7 @@ struct Instance {
 
 struct Limit {
     rule: Rule,
-    /// Names the counter: the same for every redeployment with an equal limit.
+    /// Names the counter: the same for every redeployment with an equal limit, wherever in the list.
     key: String,
     /// `ratelimit-policy`, made once.
     policy: HeaderValue,
@@ -135,7 +135,8 @@ impl Definition for BasicRatelimit {
             Level::Api => format!("api:{}", attachment.api_handle),
             Level::Operation => format!("route:{}", attachment.route_name),
         };
-        let compile = |(index, limit): (usize, &LimitParams)| {
+        let mut limits: Vec<Limit> = Vec::with_capacity(params.limits.len());
+        for (index, limit) in params.limits.iter().enumerate() {
             let window_ms = window_ms(&limit.duration).ok_or_else(|| CompileError {
                 field: format!("limits.{index}.duration"),
                 message: "must be longer than zero and at most 8760h".to_owned(),
@@ -144,17 +145,11 @@ impl Definition for BasicRatelimit {
             // Without a parameter for it, everything may be taken at once.
             let rule =
                 Rule { algorithm: params.algorithm.into(), limit: requests, window_ms, burst: requests };
-            let policy = format!("\"{QUOTA}\";q={requests};w={}", window_ms.div_ceil(1000));
-            Ok(Limit {
-                rule,
-                key: format!("{NAME}:{scope}#{index}:{requests}/{window_ms}"),
-                policy: HeaderValue::try_from(policy).map_err(|_| CompileError {
-                    field: String::new(),
-                    message: "the limit cannot be written in a header".to_owned(),
-                })?,
-            })
-        };
-        let limits = params.limits.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
+            // Written twice it limits no more than once, and would count every request twice.
+            if limits.iter().all(|known| known.rule != rule) {
+                limits.push(Limit::new(rule, &scope)?);
+            }
+        }
         let counters = Arc::clone(&services.counters);
         Ok(Box::new(Instance { limits, headers: params.headers, counters }))
     }
@@ -239,6 +234,19 @@ impl Instance {
 }
 
 impl Limit {
+    fn new(rule: Rule, scope: &str) -> Result<Limit, CompileError> {
+        let Rule { limit, window_ms, .. } = rule;
+        let policy = format!("\"{QUOTA}\";q={limit};w={}", window_ms.div_ceil(1000));
+        Ok(Limit {
+            rule,
+            key: format!("{NAME}:{scope}:{limit}/{window_ms}"),
+            policy: HeaderValue::try_from(policy).map_err(|_| CompileError {
+                field: String::new(),
+                message: "the limit cannot be written in a header".to_owned(),
+            })?,
+        })
+    }
+
     fn report(&self, taken: Taken, headers: Included) -> Report {
         Report { policy: self.policy.clone(), requests: self.rule.limit, headers, taken }
     }

@@ -137,6 +137,24 @@ fn a_redeployment_keeps_counts_until_the_limit_changes() {
 }
 
 #[test]
+fn a_limit_keeps_its_count_wherever_it_stands() {
+    let services = Services::in_memory();
+    let mut first = route(&limits(&[(3, "1h")]), Level::Api, &services);
+    assert_eq!(statuses(&mut first, &[0, 0, 0, 0]), [200, 200, 200, 429]);
+    for list in [
+        &[(100, "1m"), (3, "1h")][..],
+        &[(3, "1h"), (100, "1m")],
+        &[(3, "60m")],
+        // Twice the same is once.
+        &[(3, "1h"), (3, "1h")],
+    ] {
+        assert_eq!(statuses(&mut route(&limits(list), Level::Api, &services), &[0]), [429], "{list:?}");
+    }
+    let mut twice = route(&limits(&[(2, "1h"), (2, "60m")]), Level::Api, &Services::in_memory());
+    assert_eq!(statuses(&mut twice, &[0, 0, 0]), [200, 200, 429]);
+}
+
+#[test]
 fn durations_are_read_in_every_unit_and_rounded_up() {
     for (text, expected) in [
         ("1ns", Some(1)),

@@ -27,7 +27,8 @@ const FORBIDDEN: &[u8] = br#"{"error":"Forbidden","message":"Client certificate 
 /// The definition.
 pub struct ClientCertificateAuth;
 
-/// Who may pass: whom one of the lists names, or everybody who is verified when all are empty.
+/// Who may pass: whom one of the lists names, or everybody who is verified when there is none. The
+/// schema refuses an empty list, which would read as nobody and let everybody pass.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Params {
@@ -131,6 +132,8 @@ mod tests {
         Arc::new(ClientCertificateAuth)
     }
 
+    const FINGERPRINT: &str = "0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9";
+
     fn send(params: &Value, certificate: Option<ClientCertificate>) -> Outcome {
         let route = Route::with_policy(&definition(), params, Level::Api, &Services::in_memory());
         let route = route.expect("valid parameters");
@@ -145,7 +148,7 @@ mod tests {
     fn ann() -> Option<ClientCertificate> {
         Some(ClientCertificate {
             subject: "CN=ann".to_owned(),
-            fingerprint: "0a1b".to_owned(),
+            fingerprint: FINGERPRINT.to_owned(),
             dns_names: vec!["ann.example".to_owned()],
             uris: vec!["spiffe://example/ann".to_owned()],
             ..ClientCertificate::default()
@@ -154,21 +157,43 @@ mod tests {
 
     #[test]
     fn only_who_is_proven_and_listed_passes() {
+        // As `openssl x509 -fingerprint` writes it.
+        let pairs: Vec<String> =
+            FINGERPRINT.as_bytes().chunks(2).map(|pair| String::from_utf8_lossy(pair).into_owned()).collect();
+        let with_colons = pairs.join(":").to_ascii_uppercase();
         for (params, status) in [
             (json!({}), 200),
             (json!({"subjects": ["CN=ann"]}), 200),
             (json!({"dnsNames": ["Ann.example"]}), 200),
             (json!({"uris": ["spiffe://example/ann"]}), 200),
-            (json!({"fingerprints": ["0A:1B"]}), 200),
-            (json!({"subjects": ["CN=bob"], "fingerprints": ["0a1b"]}), 200),
+            (json!({ "fingerprints": [with_colons] }), 200),
+            (json!({"subjects": ["CN=bob"], "fingerprints": [FINGERPRINT]}), 200),
             (json!({"subjects": ["CN=bob"]}), 403),
             (json!({"dnsNames": ["example"]}), 403),
+            (json!({"fingerprints": ["0".repeat(64)]}), 403),
         ] {
             let outcome = send(&params, ann());
             assert_eq!(outcome.response.status().as_u16(), status, "{params}");
             let subject = outcome.auth.map(|auth| auth.subject.clone());
             assert_eq!(subject.as_deref(), (status == 200).then_some("CN=ann"), "{params}");
             assert_eq!(send(&params, None).response.status().as_u16(), 401, "{params}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_names_nobody_is_refused() {
+        for params in [
+            json!({"subjects": []}),
+            json!({"dnsNames": []}),
+            json!({"uris": [], "subjects": ["CN=ann"]}),
+            json!({"fingerprints": []}),
+            json!({"fingerprints": ["abcd"]}),
+            json!({"fingerprints": [":".repeat(64)]}),
+            json!({"fingerprints": [FINGERPRINT, "0".repeat(63)]}),
+            json!({"fingerprints": [format!("{FINGERPRINT}00")]}),
+        ] {
+            let refused = Route::with_policy(&definition(), &params, Level::Api, &Services::in_memory());
+            assert!(refused.is_err(), "{params} was accepted");
         }
     }
 

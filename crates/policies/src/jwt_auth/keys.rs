@@ -63,8 +63,8 @@ pub(super) struct Keys {
 
 #[derive(Default)]
 struct State {
-    /// A try is under way or will be.
-    trying: bool,
+    /// How many tries of this round have failed, while another is under way or will be.
+    trying: Option<u32>,
     /// When the latest round of tries began; 0 is never.
     began_ms: u64,
     /// The document held, to see whether it changed.
@@ -190,11 +190,13 @@ impl Keys {
         self.source.is_some() && self.renew(pause, now_ms)
     }
 
-    /// Ready when the try under way has ended, well or badly; at once when there is none.
+    /// Ready when the round's first try has ended, well or badly; at once when that is not under
+    /// way. Nobody waits for the others: with the pause before them they take longer than a client
+    /// should wait.
     pub fn next(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
-        if state.trying {
+        if state.trying == Some(0) {
             // Those who left make room; each of the rest is a request in flight.
             state.waiting.retain(|waiting| !waiting.is_canceled());
             state.waiting.push(sender);
@@ -203,17 +205,17 @@ impl Keys {
     }
 
     /// Begins to get the keys unless that is under way or was begun less than `pause` ago.
-    /// True when it is under way.
+    /// True when the first try is under way.
     fn renew(self: &Arc<Keys>, pause: Duration, now_ms: u64) -> bool {
         let mut state = self.state();
-        if state.trying {
-            return true;
+        if let Some(failed) = state.trying {
+            return failed == 0;
         }
         let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         if state.began_ms != 0 && now_ms < state.began_ms.saturating_add(pause) {
             return false;
         }
-        state.trying = true;
+        state.trying = Some(0);
         state.began_ms = now_ms.max(1);
         let ttl = u64::try_from(self.schedule.ttl.as_millis()).unwrap_or(u64::MAX);
         self.fresh_until_ms.store(now_ms.saturating_add(ttl), Ordering::Relaxed);
@@ -243,8 +245,7 @@ impl Keys {
             Ok(_) => {}
             Err(error) => tracing::warn!(source = ?self.source, error, "keys for tokens were not got"),
         }
-        state.trying = again;
-        // Nobody waits for the retries: they take longer than a client should.
+        state.trying = again.then_some(failed + 1);
         for waiting in state.waiting.drain(..) {
             drop(waiting);
         }

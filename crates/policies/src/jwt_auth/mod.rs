@@ -255,13 +255,16 @@ impl Instance {
                 head.set(to, if *bare { token.bare.clone() } else { token.whole.clone() });
             }
         }
-        // After it: a claim that is mapped to one of these headers was meant.
+        // After it: a claim that is mapped to one of these headers was meant. All are removed first,
+        // or else the client could say what the token does not; not one by one, as several claims
+        // may be mapped to one header and one that is absent must not undo another.
+        for (_, header) in &self.mappings {
+            head.remove(header);
+        }
         for (claim, header) in &self.mappings {
             let told = token.claims.get(claim).filter(|value| !value.is_null());
-            match told.and_then(|value| HeaderValue::try_from(text(value)).ok()) {
-                Some(value) => head.set(header, value),
-                // Or else the client could say what the token does not.
-                None => head.remove(header),
+            if let Some(value) = told.and_then(|value| HeaderValue::try_from(text(value)).ok()) {
+                head.set(header, value);
             }
         }
     }

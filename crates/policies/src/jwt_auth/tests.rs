@@ -286,6 +286,9 @@ fn what_the_upstream_is_told() {
         told.values("x-odd").is_empty() && told.values("x-none").is_empty(),
         "what the token does not say"
     );
+    // Of several claims for one header, an absent one leaves what another says.
+    let told = send(json!({"claimMappings": {"absent": "x-email", "email": "x-email", "none": "x-email"}}));
+    assert_eq!(told.values("x-email"), ["ann@example"]);
     let whole = format!("Bearer {token}");
     for (params, incoming, forwarded) in [
         (json!({}), None, Some(whole.as_str())),
@@ -377,9 +380,13 @@ fn a_request_waits_for_the_first_keys_and_no_longer_than_one_try() {
     let outcome = world.send(&json!({}), &token);
     assert!(outcome.answer.is_none() && outcome.auth.is_none(), "it waits");
     assert_eq!(documents.asked(), 1);
-    let done = documents.waiting.lock().expect("unpoisoned").pop().expect("a try is under way");
+    let waiting = || documents.waiting.lock().expect("unpoisoned").pop().expect("a try is under way");
+    waiting()(Err("refused".to_owned()));
+    assert_eq!(documents.asked(), 2);
+    assert!(!passes(&world.send(&json!({}), &token)), "the pause and a second try would be too long");
+    let again = waiting();
     documents.fail();
-    done(Err("refused".to_owned()));
+    again(Err("refused".to_owned()));
     assert!(!passes(&world.send(&json!({}), &token)), "the tries have failed");
     documents.serve(&[signer.jwk()]);
     let mut route = world.route(&json!({}));

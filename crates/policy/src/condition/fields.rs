@@ -7,13 +7,18 @@
 use std::collections::HashMap;
 
 use cel::Value;
-use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
+use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr};
 
 use super::{ConditionError, Phase};
 use crate::client_certificate::ClientCertificate;
 
 /// How deep iterations may nest. Two suffice for "any header with any value that …".
 const MAX_ITERATION_DEPTH: usize = 2;
+
+/// The most that evaluating a condition may take, in parts of its syntax tree: within an iteration
+/// each counts once for every element written in the condition. A few milliseconds, which every
+/// request may cost; what 4 KiB can say otherwise would take a second.
+pub(super) const MAX_STEPS: usize = 100_000;
 
 /// Names that are types of the language, not variables.
 const TYPE_NAMES: [&str; 11] =
@@ -51,7 +56,21 @@ pub(super) enum Field {
 #[derive(Default)]
 pub(super) struct Uses {
     named: Vec<(Variable, String, Field)>,
+    /// What was walked, as often as it is evaluated.
+    steps: usize,
 }
+
+/// Where a part of a condition stands.
+#[derive(Clone, Copy)]
+struct Place {
+    /// In so many iterations.
+    depth: usize,
+    /// How often it is evaluated: as far as the condition says, not the request.
+    times: usize,
+}
+
+/// An iteration variable, and how much its values hold at most.
+type Local<'e> = (&'e str, usize);
 
 impl Variable {
     pub(super) const ALL: [Variable; 3] = [Variable::Processing, Variable::Request, Variable::Response];
@@ -130,7 +149,7 @@ impl Uses {
     /// What this expression names.
     pub(super) fn of(expression: &IdedExpr) -> Result<Uses, ConditionError> {
         let mut uses = Uses::default();
-        uses.walk(expression, &mut Vec::new(), 0)?;
+        uses.walk(expression, &mut Vec::new(), Place { depth: 0, times: 1 })?;
         Ok(uses)
     }
 
@@ -159,55 +178,68 @@ impl Uses {
     fn walk<'e>(
         &mut self,
         expression: &'e IdedExpr,
-        locals: &mut Vec<&'e str>,
-        depth: usize,
+        locals: &mut Vec<Local<'e>>,
+        place: Place,
     ) -> Result<(), ConditionError> {
+        self.steps = self.steps.saturating_add(place.times);
+        if self.steps > MAX_STEPS {
+            return Err(ConditionError::TooCostly(MAX_STEPS));
+        }
         match &expression.expr {
             Expr::Unspecified | Expr::Literal(_) => Ok(()),
             Expr::Ident(name) => self.bare(name, locals),
             Expr::Select(select) => match &select.operand.expr {
-                Expr::Ident(name) if !locals.contains(&name.as_str()) => self.selected(name, &select.field),
-                _ => self.walk(&select.operand, locals, depth),
+                Expr::Ident(name) if !hidden(name, locals) => self.selected(name, &select.field),
+                _ => self.walk(&select.operand, locals, place),
             },
             Expr::Call(call) => {
-                call.target.iter().try_for_each(|target| self.walk(target, locals, depth))?;
-                call.args.iter().try_for_each(|arg| self.walk(arg, locals, depth))
+                call.target.iter().try_for_each(|target| self.walk(target, locals, place))?;
+                call.args.iter().try_for_each(|arg| self.walk(arg, locals, place))
             }
             Expr::List(list) => {
-                list.elements.iter().try_for_each(|element| self.walk(element, locals, depth))
+                list.elements.iter().try_for_each(|element| self.walk(element, locals, place))
             }
-            Expr::Map(map) => self.entries(&map.entries, locals, depth),
-            Expr::Struct(literal) => self.entries(&literal.entries, locals, depth),
-            Expr::Comprehension(iteration) => {
-                if depth >= MAX_ITERATION_DEPTH {
-                    return Err(ConditionError::TooDeep(MAX_ITERATION_DEPTH));
-                }
-                self.walk(&iteration.iter_range, locals, depth)?;
-                self.walk(&iteration.accu_init, locals, depth)?;
-                let outer = locals.len();
-                locals.extend([iteration.iter_var.as_str(), iteration.accu_var.as_str()]);
-                locals.extend(iteration.iter_var2.as_deref());
-                for part in [&iteration.loop_cond, &iteration.loop_step, &iteration.result] {
-                    self.walk(part, locals, depth + 1)?;
-                }
-                locals.truncate(outer);
-                Ok(())
-            }
+            Expr::Map(map) => self.entries(&map.entries, locals, place),
+            Expr::Struct(literal) => self.entries(&literal.entries, locals, place),
+            Expr::Comprehension(iteration) => self.iteration(iteration, locals, place),
         }
+    }
+
+    fn iteration<'e>(
+        &mut self,
+        iteration: &'e ComprehensionExpr,
+        locals: &mut Vec<Local<'e>>,
+        place: Place,
+    ) -> Result<(), ConditionError> {
+        if place.depth >= MAX_ITERATION_DEPTH {
+            return Err(ConditionError::TooDeep(MAX_ITERATION_DEPTH));
+        }
+        self.walk(&iteration.iter_range, locals, place)?;
+        self.walk(&iteration.accu_init, locals, place)?;
+        let size = written(&iteration.iter_range, locals);
+        let within = Place { depth: place.depth + 1, times: place.times.saturating_mul(size.max(1)) };
+        let outer = locals.len();
+        locals.extend([(iteration.iter_var.as_str(), size), (iteration.accu_var.as_str(), 0)]);
+        locals.extend(iteration.iter_var2.as_deref().map(|name| (name, size)));
+        for part in [&iteration.loop_cond, &iteration.loop_step, &iteration.result] {
+            self.walk(part, locals, within)?;
+        }
+        locals.truncate(outer);
+        Ok(())
     }
 
     fn entries<'e>(
         &mut self,
         entries: &'e [IdedEntryExpr],
-        locals: &mut Vec<&'e str>,
-        depth: usize,
+        locals: &mut Vec<Local<'e>>,
+        place: Place,
     ) -> Result<(), ConditionError> {
         for entry in entries {
             match &entry.expr {
-                EntryExpr::StructField(field) => self.walk(&field.value, locals, depth)?,
+                EntryExpr::StructField(field) => self.walk(&field.value, locals, place)?,
                 EntryExpr::MapEntry(entry) => {
-                    self.walk(&entry.key, locals, depth)?;
-                    self.walk(&entry.value, locals, depth)?;
+                    self.walk(&entry.key, locals, place)?;
+                    self.walk(&entry.value, locals, place)?;
                 }
             }
         }
@@ -224,8 +256,8 @@ impl Uses {
     }
 
     /// A name by itself: of a variable, it may be used in any way, so every field is needed.
-    fn bare(&mut self, name: &str, locals: &[&str]) -> Result<(), ConditionError> {
-        if locals.contains(&name) || TYPE_NAMES.contains(&name) || name.starts_with('@') {
+    fn bare(&mut self, name: &str, locals: &[Local<'_>]) -> Result<(), ConditionError> {
+        if hidden(name, locals) || TYPE_NAMES.contains(&name) || name.starts_with('@') {
             return Ok(());
         }
         let Some(variable) = variable(name) else { return Err(ConditionError::Unknown(name.to_owned())) };
@@ -235,6 +267,45 @@ impl Uses {
         }
         Ok(())
     }
+}
+
+/// Whether an iteration variable hides what else has this name.
+fn hidden(name: &str, locals: &[Local<'_>]) -> bool {
+    locals.iter().any(|(local, _)| *local == name)
+}
+
+/// How many elements of lists and maps an expression's value holds at most, at any depth: those
+/// that the condition writes out, however it puts them together. What the request brings is none.
+fn written(expression: &IdedExpr, locals: &[Local<'_>]) -> usize {
+    let sum =
+        |parts: &[IdedExpr]| parts.iter().map(|part| written(part, locals)).fold(0, usize::saturating_add);
+    match &expression.expr {
+        Expr::Unspecified | Expr::Literal(_) => 0,
+        Expr::Ident(name) => {
+            locals.iter().rev().find(|(local, _)| local == name).map_or(0, |(_, size)| *size)
+        }
+        Expr::Select(select) => written(&select.operand, locals),
+        Expr::Call(call) => {
+            let target = call.target.as_deref().map_or(0, |target| written(target, locals));
+            sum(&call.args).saturating_add(target)
+        }
+        Expr::List(list) => sum(&list.elements).saturating_add(list.elements.len()),
+        Expr::Map(map) => written_entries(&map.entries, locals),
+        Expr::Struct(literal) => written_entries(&literal.entries, locals),
+        Expr::Comprehension(iteration) => {
+            let range = written(&iteration.iter_range, locals);
+            let each = written(&iteration.loop_step, locals);
+            range.max(1).saturating_mul(each).saturating_add(range)
+        }
+    }
+}
+
+fn written_entries(entries: &[IdedEntryExpr], locals: &[Local<'_>]) -> usize {
+    let held = |entry: &IdedEntryExpr| match &entry.expr {
+        EntryExpr::StructField(field) => written(&field.value, locals),
+        EntryExpr::MapEntry(entry) => written(&entry.value, locals),
+    };
+    entries.iter().map(held).fold(entries.len(), usize::saturating_add)
 }
 
 /// A certificate as conditions see it, its fields in both spellings.

@@ -57,6 +57,12 @@ pub enum ConditionError {
     /// It iterates within iterations, whose cost would be the client's to choose.
     #[error("iterations (all, exists, map, …) are nested at most {0} deep")]
     TooDeep(usize),
+    /// What it iterates over is written in it, and is too much.
+    #[error(
+        "it takes more than {0} steps: shorten the lists and maps that its iterations (all, exists, map, …) \
+         go over, or what they do with each element"
+    )]
+    TooCostly(usize),
     /// It names a variable, field or function that does not exist.
     #[error("'{0}' does not exist in conditions")]
     Unknown(String),
@@ -240,7 +246,7 @@ mod tests {
     use bytes::Bytes;
     use serde_json::json;
 
-    use super::{Condition, ConditionError, MAX_CONDITION_BYTES, Phase, Scene};
+    use super::{Condition, ConditionError, MAX_CONDITION_BYTES, Phase, Scene, fields};
     use crate::client_certificate::ClientCertificate;
     use crate::definition::Attachment;
     use crate::exchange::Exchange;
@@ -340,6 +346,35 @@ mod tests {
         assert_eq!(Condition::compile(&long).err(), Some(ConditionError::TooLong));
         let deep = format!("{}true{}", "(".repeat(2000), ")".repeat(2000));
         assert!(Condition::compile(&deep).is_err());
+    }
+
+    #[test]
+    fn what_iterates_over_too_much_of_its_own_is_refused() {
+        let list = |length: usize| format!("[{}]", vec!["0"; length].join(","));
+        let map = |length: usize| {
+            let entries: Vec<String> = (0..length).map(|key| format!("{key}:0")).collect();
+            format!("{{{}}}", entries.join(","))
+        };
+        for (text, accepted) in [
+            (format!("{}.all(a, {}.all(b, a == b))", list(1_000), list(900)), false),
+            (format!("{}.all(a, {}.all(b, a == b))", list(50), list(50)), true),
+            (format!("{}.all(a, a == 0)", list(1_500)), true),
+            // Beside each other they cost what they cost together.
+            (format!("{0}.all(a, {0}.all(b, a == b))", list(90)), true),
+            (vec![format!("{0}.all(a, {0}.all(b, a == b))", list(70)); 9].join(" && "), false),
+            // A list in front of `in` is looked through as well.
+            (format!("{}.all(a, a in {})", list(1_000), list(900)), false),
+            (format!("{0}.all(a, {0}.all(b, a == b))", map(200)), false),
+            // However the list comes about.
+            (format!("{0}.map(x, x).all(a, {0}.filter(x, true).all(b, a == b))", list(400)), false),
+            (format!("{0}.map(x, {0}).all(l, l.all(b, b == 0))", list(200)), false),
+            // What comes with the request is bounded by the request.
+            ("request.Headers.exists(n, request.Headers[n].exists(v, v in ['a', 'b']))".to_owned(), true),
+        ] {
+            assert!(text.len() <= MAX_CONDITION_BYTES, "{text}");
+            let expected = (!accepted).then_some(ConditionError::TooCostly(fields::MAX_STEPS));
+            assert_eq!(Condition::compile(&text).err(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Traffic {
     pub refused: Cell<Option<Reason>>,
     /// When a byte last moved, in either direction.
     pub last_moved: Cell<tokio::time::Instant>,
+    /// When the request got a connection to its upstream.
+    pub asked: Cell<Option<tokio::time::Instant>>,
     /// The deadline that ended the exchange while its client took nothing of the response.
     pub overdue: Cell<Option<Reason>>,
 }
@@ -50,6 +52,7 @@ impl Default for Traffic {
             receivable: Cell::new(u64::MAX),
             refused: Cell::default(),
             last_moved: Cell::new(tokio::time::Instant::now()),
+            asked: Cell::default(),
             overdue: Cell::default(),
         }
     }
@@ -93,6 +96,7 @@ impl Traffic {
         self.request_broken.set(false);
         self.client_silent.set(false);
         self.refused.set(None);
+        self.asked.set(None);
         self.overdue.set(None);
     }
 
@@ -112,6 +116,14 @@ impl Traffic {
         let apart = Traffic::default();
         apart.receivable.set(self.receivable.get());
         Rc::new(apart)
+    }
+
+    /// Since when the upstream has the whole request and a connection to answer on; `None` while it
+    /// has not.
+    #[must_use]
+    pub fn asked_since(&self) -> Option<tokio::time::Instant> {
+        let asked = self.asked.get().filter(|_| self.request_complete.get())?;
+        Some(asked.max(self.last_moved.get()))
     }
 
     /// A byte moved.

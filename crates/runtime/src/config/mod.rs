@@ -89,7 +89,7 @@ pub struct Stream {
     pub join_token_file: Option<PathBuf>,
     /// The token itself, instead of the file.
     pub join_token: Option<Secret>,
-    /// The authority that controllers' certificates must come from, PEM.
+    /// The authority that controllers' certificates must come from, PEM; needed for `https`.
     pub ca_file: Option<PathBuf>,
     /// This runtime's own certificate chain, PEM.
     pub cert_file: Option<PathBuf>,

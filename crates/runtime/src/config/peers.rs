@@ -1,22 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Settings of who is at the other end: what clients are shown and asked for in TLS, which proxies
-//! in front of us are believed, and how upstreams are found, trusted and waited for. `read` calls
-//! it for its part of [`super::Config`]; problems are left with the reader as there.
+//! Settings of who is at the other end: which controllers are followed, what clients are shown and
+//! asked for in TLS, which proxies in front of us are believed, and how upstreams are found, trusted
+//! and waited for. `read` calls it for its part of [`super::Config`]; problems are left with the
+//! reader as there.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ferrogate_base::config::Reader;
+use ferrogate_xds::client::{ClientError, Controller};
 use http::HeaderName;
 
 use super::read::{DAY, HOUR, MILLISECOND, ranged, size};
-use super::{ClientAuthentication, DownstreamTls, Forwarding, TlsVersion, Upstream, UpstreamTls};
+use super::{ClientAuthentication, DownstreamTls, Forwarding, Stream, TlsVersion, Upstream, UpstreamTls};
+
+/// The system's authorities are not asked: a controller's certificate is of one's own making.
+const STREAM_CA: &str = "runtime.tls.ca_file";
 
 const DNS_PORT: u16 = 53;
 const MAX_NAMESERVERS: usize = 8;
 
 /// More proxies than this stand in front of nobody.
 const MAX_TRUSTED_HOPS: u64 = 32;
+
+/// Controllers, and what is shown to them.
+pub(super) fn stream(reader: &mut Reader<'_>) -> Stream {
+    let default = Stream::default();
+    let ca_file = reader.optional_path(STREAM_CA);
+    let stream = Stream {
+        controllers: controllers(reader, ca_file.is_some()),
+        gateway_id: reader.name("runtime.gateway_id", &default.gateway_id),
+        runtime_id: reader.name("runtime.id", &default.runtime_id),
+        zone: reader.string("runtime.zone", &default.zone),
+        join_token_file: reader.optional_path("runtime.join_token_file"),
+        join_token: reader.secret("runtime.join_token"),
+        ca_file,
+        cert_file: reader.optional_path("runtime.tls.cert_file"),
+        key_file: reader.optional_path("runtime.tls.key_file"),
+        server_name: reader.optional_string("runtime.tls.server_name"),
+    };
+    if stream.cert_file.is_some() != stream.key_file.is_some() {
+        reader.problem("runtime.tls.cert_file", "a certificate and its key are given together or not at all");
+    }
+    stream
+}
+
+/// What could never be dialled is told here: at the first connect it would be too late.
+fn controllers(reader: &mut Reader<'_>, trusts: bool) -> Vec<Controller> {
+    const KEY: &str = "runtime.controllers";
+    let mut controllers = Vec::new();
+    for text in reader.strings(KEY, &[]) {
+        // Parsing never fails; the check does.
+        let Ok(controller) = text.parse::<Controller>();
+        if let Err(error) = controller.check(trusts) {
+            let key = if matches!(error, ClientError::NoTrust(_)) { STREAM_CA } else { KEY };
+            reader.problem(key, error.to_string());
+        }
+        controllers.push(controller);
+    }
+    controllers
+}
 
 /// TLS with clients.
 pub(super) fn downstream_tls(reader: &mut Reader<'_>) -> DownstreamTls {

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_base::config::{ListenKeys, Reader};
-use ferrogate_xds::client::Controller;
 use http::HeaderValue;
 
-use super::peers::{downstream_tls, forwarding, upstream};
+use super::peers::{downstream_tls, forwarding, stream, upstream};
 use super::{
     AccessLog, AccessLogTarget, Admin, Config, DataDir, Http1Codec, Limits, Listen, PathRules, ServerHeader,
-    ServerHeaderMode, Stream,
+    ServerHeaderMode,
 };
 use crate::access_log::Format;
 use crate::access_log::format::DEFAULT_TEXT;
@@ -121,38 +120,6 @@ fn listen(reader: &mut Reader<'_>) -> Listen {
         ),
         readiness: reader.listen("runtime.listen.readiness", "127.0.0.1:9901", ListenKeys::default()),
     }
-}
-
-fn stream(reader: &mut Reader<'_>) -> Stream {
-    let mut controllers = Vec::new();
-    for text in reader.strings("runtime.controllers", &[]) {
-        // Parsing never fails; what is no URL is told here, not at the first connect.
-        let Ok(controller) = text.parse::<Controller>();
-        if !(controller.url.starts_with("http://") || controller.url.starts_with("https://")) {
-            reader.problem(
-                "runtime.controllers",
-                format!("\"{}\" must begin with http:// or https://", controller.url),
-            );
-        }
-        controllers.push(controller);
-    }
-    let default = Stream::default();
-    let stream = Stream {
-        controllers,
-        gateway_id: reader.name("runtime.gateway_id", &default.gateway_id),
-        runtime_id: reader.name("runtime.id", &default.runtime_id),
-        zone: reader.string("runtime.zone", &default.zone),
-        join_token_file: reader.optional_path("runtime.join_token_file"),
-        join_token: reader.secret("runtime.join_token"),
-        ca_file: reader.optional_path("runtime.tls.ca_file"),
-        cert_file: reader.optional_path("runtime.tls.cert_file"),
-        key_file: reader.optional_path("runtime.tls.key_file"),
-        server_name: reader.optional_string("runtime.tls.server_name"),
-    };
-    if stream.cert_file.is_some() != stream.key_file.is_some() {
-        reader.problem("runtime.tls.cert_file", "a certificate and its key are given together or not at all");
-    }
-    stream
 }
 
 fn limits(reader: &mut Reader<'_>) -> Limits {
@@ -445,7 +412,7 @@ mod tests {
         for part in [
             "access_logs.text_format",
             "access_logs.json_fields",
-            "http:// or https://",
+            "runtime.controllers: '10.0.0.1:18000' must begin with http:// or https://",
             "runtime.tls.cert_file",
             "runtime.upstream.nameservers",
             "downstream_tls.cert_path",
@@ -456,5 +423,22 @@ mod tests {
         ] {
             assert!(problems.iter().any(|problem| problem.contains(part)), "{part} in {problems:#?}");
         }
+    }
+
+    #[test]
+    fn a_controller_that_cannot_be_dialled_is_told_at_the_setting_to_mend() {
+        for (url, part) in [
+            ("http://", "runtime.controllers: 'http://' is not a URL"),
+            ("b=http://h:1:2", "runtime.controllers: 'http://h:1:2' is not a URL"),
+            ("http://c1:99999", "runtime.controllers: 'http://c1:99999' is not a URL"),
+            ("http://:18000", "runtime.controllers: 'http://:18000' is not a URL"),
+            ("https://c1:18000", "runtime.tls.ca_file: 'https://c1:18000' needs"),
+        ] {
+            let controllers = format!("[runtime]\ncontrollers = [\"http://good:1\", \"{url}\"]\n");
+            let (_, problems) = read(&controllers);
+            assert!(matches!(problems.as_slice(), [only] if only.starts_with(part)), "{url}: {problems:#?}");
+        }
+        let secure = "[runtime]\ncontrollers = [\"https://c1:1\"]\n[runtime.tls]\nca_file = \"ca.pem\"\n";
+        assert_eq!(read(secure).1, Vec::<String>::new());
     }
 }

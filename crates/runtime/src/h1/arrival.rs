@@ -41,6 +41,15 @@ pub struct Arrived<'b> {
     pub expects: bool,
 }
 
+/// What is known of a request whatever becomes of it.
+#[derive(Default)]
+pub struct Told<'b> {
+    /// That of the snapshot looked into.
+    pub position: Position,
+    /// `x-request-id`, unless it was refused before.
+    pub request_id: Option<RequestId<'b>>,
+}
+
 /// What a request turned out to be.
 #[expect(
     clippy::large_enum_variant,
@@ -113,20 +122,15 @@ impl<'b> Arrived<'b> {
         self.framing.is_ok() && unusual && (path || self.target.parse::<http::Uri>().is_ok())
     }
 
-    /// Finds its route. `position` is set to that of the snapshot looked into.
-    pub fn find(self, worker: &Worker, peer: &Peer, position: &mut Position) -> Found<'b> {
-        match self.try_find(worker, peer, position) {
+    /// Finds its route.
+    pub fn find(self, worker: &Worker, peer: &Peer, told: &mut Told<'b>) -> Found<'b> {
+        match self.try_find(worker, peer, told) {
             Ok(found) => found,
             Err(failure) => Found::Failed(failure),
         }
     }
 
-    fn try_find(
-        mut self,
-        worker: &Worker,
-        peer: &Peer,
-        position: &mut Position,
-    ) -> Result<Found<'b>, Failure> {
+    fn try_find(mut self, worker: &Worker, peer: &Peer, told: &mut Told<'b>) -> Result<Found<'b>, Failure> {
         self.framing.map_err(bad)?;
         let (path, query) = match self.target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
@@ -155,10 +159,11 @@ impl<'b> Arrived<'b> {
             Some(made) => RequestId::Made(made),
             None => RequestId::sent(&self.fields),
         };
+        told.request_id = Some(request_id);
         let fields = &self.fields;
         let header = |name: &str| fields.by_name(name);
         let path = target.get(..path_bytes).unwrap_or_default();
-        let route = inbound::route(worker, (authority, self.method, path), &header, position)?;
+        let route = inbound::route(worker, (authority, self.method, path), &header, &mut told.position)?;
         if !route.is_plain {
             return Ok(Found::Unusual);
         }

@@ -8,12 +8,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferrogate_model::Position;
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answer::{self, Terms};
-use super::arrival::{Arrived, Found, Peer};
+use super::arrival::{Arrived, Found, Peer, Told};
 use super::due::Due;
 use super::exchange::{self, Routed};
 use super::fields::{Fields, Lists};
@@ -117,14 +116,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let Arrived { mut terms, framing, expects, target, .. } = arrived;
         let opening = opening(worker, &arrived);
-        let mut position = Position::default();
-        let found = arrived.find(worker, peer, &mut position);
+        let mut told = Told::default();
+        let found = arrived.find(worker, peer, &mut told);
         if matches!(found, Found::Unusual) {
             return End::Unusual;
         }
         terms.close |= is_last(worker, carried);
         let mut record = begin(worker, peer, traffic, started, opening);
-        record.position = position;
+        record.position = told.position;
+        if record.is_logged() {
+            record.request_id = told.request_id.map(|id| id.as_str().into()).unwrap_or_default();
+        }
         let body = framing.map_or(None, |framing| framing.contained(surplus));
         let due = Due::new(alarm, started, found.timeouts(), worker.h1.write_stall);
         let interim = Interim::new(terms.version, expects);
@@ -133,9 +135,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut sent = false;
         let served = match found {
             Found::Route { route, head, request_id, client } => {
-                if record.is_logged() {
-                    record.request_id = request_id.as_str().into();
-                }
                 record.route = Some(route.clone());
                 let mut routed = Routed {
                     head,

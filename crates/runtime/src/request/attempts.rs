@@ -4,9 +4,12 @@
 //! policy, its budget and the request itself allow it. `walk` calls it and gets the one
 //! response that counts.
 
+use std::pin::pin;
+
 use http::Request;
 use http::header::HOST;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::outbound::host_of;
 use super::walk::{Outgoing, Walk};
@@ -88,6 +91,8 @@ async fn repeatedly<'a>(
             tried.push(picked.tried());
             let dice = walk.worker.balancer.with_dice(fastrand::Rng::f64);
             let (running, wait) = retry.take(retries, dice)?;
+            // Or a full endpoint would refuse the retry for the attempt that it follows.
+            picked.leave();
             walk.deadlines.bound(&record.traffic, tokio::time::sleep(wait)).await.ok()?;
             let header = |name: &http::HeaderName| next.headers().get(name).map(http::HeaderValue::as_bytes);
             let input = PickInput { header: &header, client, tried: &tried };
@@ -114,7 +119,8 @@ async fn repeatedly<'a>(
     }
 }
 
-/// One attempt within its own time; whether that ran out.
+/// One attempt within its own time, which runs while the upstream has the whole request; whether
+/// that ran out.
 async fn within(
     walk: &Walk<'_>,
     retry: &Retry,
@@ -126,15 +132,25 @@ async fn within(
     let Some(limit) = retry.per_try_timeout() else {
         return (once(walk, request, picked, target, record).await, false);
     };
-    // What it drops is the attempt: its connection is closed with it.
-    match tokio::time::timeout(limit, once(walk, request, picked, target, record)).await {
-        Ok(attempt) => (attempt, false),
-        Err(_) => {
-            let failure = Failure::with(Reason::UpstreamTimeout, format!("no response within {limit:?}"));
-            picked.failed(&failure);
-            (Err(failure.into()), true)
+    let traffic = record.traffic.clone();
+    traffic.asked.set(None);
+    {
+        let mut attempt = pin!(once(walk, request, picked, target, record));
+        loop {
+            let asked = traffic.asked_since();
+            let due = asked.unwrap_or_else(Instant::now) + limit;
+            match tokio::time::timeout_at(due, attempt.as_mut()).await {
+                Ok(attempt) => return (attempt, false),
+                // It waited for a connection, or for its client, and not for the upstream.
+                Err(_) if traffic.asked_since().is_none_or(|asked| asked + limit > Instant::now()) => {}
+                Err(_) => break,
+            }
         }
+        // What is dropped here is the attempt: its connection is closed with it.
     }
+    let failure = Failure::with(Reason::UpstreamTimeout, format!("no response within {limit:?}"));
+    picked.failed(&failure);
+    (Err(failure.into()), true)
 }
 
 /// Delays the request, or fails it, by the route's fault.

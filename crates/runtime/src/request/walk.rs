@@ -289,7 +289,7 @@ impl<'a> Walk<'a> {
             headers.append(SET_COOKIE, secured.unwrap_or_else(|| cookie.clone()));
         }
         let source = match switched {
-            Some(switched) => Source::Switched(Box::new(switched.guarded(guard))),
+            Some(switched) => Source::Switched(Box::new(switched.guarded(guard, incoming))),
             None => Source::Upstream(UpstreamBody::new(incoming, self.deadlines).guarded(guard)),
         };
         Ok(Draft { head: ResponseParts { status: parts.status, headers }, source })

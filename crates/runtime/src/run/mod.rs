@@ -2,32 +2,29 @@
 //! Start and stop of a runtime: bind every port, open the last-known-good set, start the
 //! workers, the side doors and the config stream; and in reverse order, drain and stop.
 //! Called by the binary's roles. What can fail fails before the first request is taken,
-//! each with one line that names it. `doors` has the sockets and what waits behind them.
+//! each with one line that names it. `doors` has the sockets and what waits behind them, `stream`
+//! the config stream's client.
 
 mod doors;
+mod stream;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrogate_base::clock::{Clock, SystemClock};
 use ferrogate_base::listen::BindError;
 use ferrogate_base::readiness::{Blocker, Readiness};
-use ferrogate_base::secret::Secret;
 use ferrogate_base::tasks::Tasks;
-use ferrogate_model::GatewayId;
 use ferrogate_policy::{Registry, Services};
-use ferrogate_xds::client::{self, ClientOptions};
-use ferrogate_xds::node::NodeInfo;
-use ferrogate_xds::tls::{ClientTls, TlsIdentity, read_certificates};
-use ferrogate_xds::{Capabilities, Sink};
+use ferrogate_xds::Sink;
+use ferrogate_xds::client::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::doors::{Bound, Opening};
 use crate::access_log::{self, Reopen, Writer};
-use crate::config::{Config, Stream};
+use crate::config::Config;
 use crate::dns::Dns;
 use crate::handover::{self, HandoverError, Inherited, Purpose};
 use crate::listener;
@@ -43,8 +40,6 @@ use crate::worker::{self, Shared, Sockets};
 
 /// After the drain's deadline, tasks of the control side get this long to end.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-
-const TOKEN: &str = "runtime.join_token_file (--join-token-file)";
 
 /// How often a successor looks whether it is ready.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -107,7 +102,7 @@ pub enum StartError {
         /// What is wrong.
         source: TlsError,
     },
-    /// Certificates or token for the config stream.
+    /// URLs, certificates or token for the config stream.
     #[error("the config stream cannot be set up: {0}")]
     Stream(String),
     /// The data directory.
@@ -153,7 +148,7 @@ impl Runtime {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let options = stream_options(&config.stream, &registry)?;
+        let client = stream::client(&config.stream, &registry)?;
         let mut inherited = match &config.handover {
             Some(path) => handover::take(path).await?,
             None => None,
@@ -206,8 +201,8 @@ impl Runtime {
         let dns = Arc::new(Dns::asking(&config.upstream.nameservers));
         running.endpoints.checks.run(&running.tasks, &client_tls, dns.clone());
         running.endpoints.names.run(&running.tasks, dns);
-        if let Some(options) = options {
-            running.follow(options);
+        if let Some(client) = client {
+            running.follow(client);
         }
         running.open(Opening::new(&running, open, config), bound, offered, inherited);
         Ok(running)
@@ -312,14 +307,9 @@ impl RunningRuntime {
         });
     }
 
-    fn follow(&self, options: ClientOptions) {
+    fn follow(&self, client: Client) {
         let sink: Arc<dyn Sink> = self.sink.clone();
-        let token = self.tasks.token();
-        self.tasks.spawn("config stream", async move {
-            if let Err(error) = client::run(options, sink, token.cancelled_owned()).await {
-                tracing::error!(%error, "no configuration can be received");
-            }
-        });
+        self.tasks.spawn("config stream", client.run(sink, self.tasks.token().cancelled_owned()));
     }
 }
 
@@ -447,67 +437,6 @@ async fn open_sink(
     });
     let compiler = Compiler::new(registry, services, defaults).with_upstreams(upstreams);
     RuntimeSink::open(compiler, lkg, readiness).await
-}
-
-fn stream_options(stream: &Stream, registry: &Registry) -> Result<Option<ClientOptions>, StartError> {
-    if stream.controllers.is_empty() {
-        return Ok(None);
-    }
-    let node = NodeInfo {
-        id: stream.runtime_id.clone(),
-        gateway: GatewayId::from(stream.gateway_id.as_str()),
-        zone: stream.zone.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: capabilities(registry),
-    };
-    let mut options = ClientOptions::new(stream.controllers.clone(), node);
-    options.join_token = match (&stream.join_token, &stream.join_token_file) {
-        (Some(token), _) => Some(token.clone()),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| unusable(TOKEN, format!("cannot read {}: {error}", path.display())))?;
-            Some(Secret::new(text.trim()))
-        }
-        (None, None) => None,
-    };
-    if let Some(ca) = &stream.ca_file {
-        options.tls = Some(client_tls(stream, ca)?);
-    }
-    Ok(Some(options))
-}
-
-/// How the config stream's other end is known, and what it is shown.
-fn client_tls(stream: &Stream, ca: &Path) -> Result<ClientTls, StartError> {
-    let named = |error: ferrogate_xds::tls::TlsError| {
-        let setting = match Some(error.path()) {
-            path if path == stream.cert_file.as_deref() => "runtime.tls.cert_file (--stream-cert)",
-            path if path == stream.key_file.as_deref() => "runtime.tls.key_file (--stream-key)",
-            Some(_) | None => "runtime.tls.ca_file (--stream-ca)",
-        };
-        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-        unusable(setting, format!("{error}{cause}"))
-    };
-    let mut tls = ClientTls::new(read_certificates(ca).map_err(named)?);
-    if let (Some(cert), Some(key)) = (&stream.cert_file, &stream.key_file) {
-        tls = tls.with_identity(TlsIdentity::from_files(cert, key).map_err(named)?);
-    }
-    Ok(match &stream.server_name {
-        Some(name) => tls.with_server_name(name.clone()),
-        None => tls,
-    })
-}
-
-fn unusable(setting: &str, why: String) -> StartError {
-    StartError::Stream(format!("{setting}: {why}"))
-}
-
-fn capabilities(registry: &Registry) -> Capabilities {
-    let build = Capabilities::of_this_build();
-    registry.iter().fold(build, |capabilities, registered| {
-        let version = registered.definition.version();
-        let major = version.split('.').next().unwrap_or(version);
-        capabilities.with(format!("policy/{}/{major}", registered.definition.name()))
-    })
 }
 
 #[cfg(test)]

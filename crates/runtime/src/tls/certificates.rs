@@ -12,13 +12,13 @@ use ferrogate_model::Handle;
 use ferrogate_model::kinds::Certificate;
 use ferrogate_model::kinds::certificate::{Usage, certificates};
 use imbl::{HashMap, OrdMap};
-use rustls::RootCertStore;
 use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::shared_provider;
+use super::trust::Authority;
 
 /// Artifacts of one purpose, in the order of their names.
 pub type Shelf = OrdMap<Handle, Arc<Prepared>>;
@@ -29,8 +29,8 @@ pub struct Prepared {
     usage: Usage,
     names: Vec<String>,
     default: bool,
-    /// Each a certificate that may be trusted as it stands.
-    anchors: Vec<CertificateDer<'static>>,
+    /// Its certificates, each as one that may vouch for others.
+    authorities: Vec<Authority>,
     identity: Option<Arc<CertifiedKey>>,
 }
 
@@ -50,12 +50,12 @@ impl Prepared {
     /// # Errors
     /// When its certificate or key is of no use to this runtime.
     pub fn new(certificate: &Certificate) -> Result<Prepared, String> {
-        let anchors = certificates(&certificate.certificate).map_err(|error| error.to_string())?;
+        let chain = certificates(&certificate.certificate).map_err(|error| error.to_string())?;
         // Found out here, so that what is trusted can be put together without a fault later.
-        roots(RootCertStore::empty(), &anchors).map_err(|error| error.to_string())?;
+        let authorities = Authority::all(&chain).map_err(|error| error.to_string())?;
         let identity = match &certificate.private_key {
             None => None,
-            Some(key) => Some(Arc::new(identity(&anchors, key, certificate.ocsp_response.as_deref())?)),
+            Some(key) => Some(Arc::new(identity(&chain, key, certificate.ocsp_response.as_deref())?)),
         };
         if identity.is_none() && certificate.usage == Usage::Server {
             return Err("it has no private key to be shown with".to_owned());
@@ -65,7 +65,7 @@ impl Prepared {
             usage: certificate.usage,
             names: certificate.server_names.clone(),
             default: certificate.default,
-            anchors,
+            authorities,
             identity,
         })
     }
@@ -77,9 +77,8 @@ impl Prepared {
     }
 
     /// What it lets be trusted.
-    #[must_use]
-    pub fn anchors(&self) -> &[CertificateDer<'static>] {
-        &self.anchors
+    pub(super) fn authorities(&self) -> &[Authority] {
+        &self.authorities
     }
 
     /// What it lets be shown.
@@ -102,20 +101,6 @@ fn identity(
         identity.ocsp = Some(STANDARD.decode(ocsp).map_err(|_| "its OCSP response is no base64")?);
     }
     Ok(identity)
-}
-
-/// These roots and these certificates beside.
-///
-/// # Errors
-/// When one cannot be trusted as it stands.
-pub(super) fn roots<'c>(
-    mut roots: RootCertStore,
-    more: impl IntoIterator<Item = &'c CertificateDer<'static>>,
-) -> Result<RootCertStore, rustls::Error> {
-    for certificate in more {
-        roots.add(certificate.clone())?;
-    }
-    Ok(roots)
 }
 
 impl Certificates {

@@ -2,8 +2,9 @@
 //! TLS towards upstreams (contract 4.6): one configuration for each way an endpoint must
 //! prove itself and each version of HTTP, made when it is first needed and shared by all
 //! workers, so that sessions are resumed. Certificates are those of the current snapshot;
-//! when they change, what was made is forgotten. A certificate that is named and not there
-//! fails the connection: nothing is trusted in its place.
+//! when they change, what was made is forgotten, and each configuration when an authority that
+//! counts for it begins or expires. A certificate that is named and not there, or vouches for
+//! nobody at that time, fails the connection: nothing is trusted in its place.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,10 +14,11 @@ use ferrogate_model::kinds::rest_api::{UpstreamProtocol, UpstreamTls as Wanted};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
 
-use super::certificates::{Prepared, Shelf, roots};
+use super::certificates::{Prepared, Shelf};
+use super::trust::{Authority, Span, Trusted, trusted};
 use super::verify::{Anything, Names, Rooted};
 use super::{TlsError, read_certificates, shared_provider, versions};
 use crate::config::UpstreamTls;
@@ -30,7 +32,7 @@ pub struct ClientTls {
     settings: UpstreamTls,
     state: Arc<State>,
     /// The system's and the operator's.
-    roots: RootCertStore,
+    authorities: Vec<Authority>,
     made: Mutex<Made>,
 }
 
@@ -38,8 +40,11 @@ pub struct ClientTls {
 #[derive(Default)]
 struct Made {
     of: Shelf,
-    configs: HashMap<(Option<Arc<Wanted>>, UpstreamProtocol), Arc<ClientConfig>>,
+    configs: HashMap<(Option<Arc<Wanted>>, UpstreamProtocol), Timed>,
 }
+
+/// A configuration, and the time that its roots are good for.
+type Timed = (Arc<ClientConfig>, Span);
 
 /// Why an upstream cannot be spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,9 @@ pub enum TowardsError {
     /// The artifact names a certificate that is not there.
     #[error("there is no certificate '{0}'")]
     Missing(Handle),
+    /// The artifact names an authority that is not valid yet, or no more.
+    #[error("the certificate '{0}' vouches for nobody: it has expired or is not valid yet")]
+    NotValid(Handle),
     /// The artifact names a certificate to show that has no private key.
     #[error("the certificate '{0}' has no private key")]
     NoKey(Handle),
@@ -67,8 +75,8 @@ impl ClientTls {
         if settings.disable_verification {
             tracing::warn!("certificates of https upstreams are not verified (disable_ssl_verification)");
         }
-        let roots = configured(settings)?;
-        Ok(ClientTls { settings: settings.clone(), state, roots, made: Mutex::default() })
+        let authorities = configured(settings)?;
+        Ok(ClientTls { settings: settings.clone(), state, authorities, made: Mutex::default() })
     }
 
     /// How this host is spoken to, and the name it is asked for.
@@ -81,6 +89,16 @@ impl ClientTls {
         wanted: Option<&Arc<Wanted>>,
         protocol: UpstreamProtocol,
     ) -> Result<(TlsConnector, ServerName<'static>), TowardsError> {
+        self.towards_at(host, wanted, protocol, UnixTime::now())
+    }
+
+    fn towards_at(
+        &self,
+        host: &str,
+        wanted: Option<&Arc<Wanted>>,
+        protocol: UpstreamProtocol,
+        now: UnixTime,
+    ) -> Result<(TlsConnector, ServerName<'static>), TowardsError> {
         let name = wanted.and_then(|wanted| wanted.server_name.as_deref()).unwrap_or(host);
         let name = server_name(name)?;
         let snapshot = self.state.load();
@@ -90,12 +108,15 @@ impl ClientTls {
             *made = Made { of: all.clone(), configs: HashMap::new() };
         }
         let key = (wanted.cloned(), protocol);
-        if let Some(config) = made.configs.get(&key) {
+        if let Some((config, during)) = made.configs.get(&key)
+            && during.contains(&now)
+        {
             return Ok((TlsConnector::from(config.clone()), name));
         }
         let trust = snapshot.certificates.upstream_trust();
-        let config = Arc::new(self.config(all, trust, wanted.map(Arc::as_ref), protocol)?);
-        made.configs.insert(key, config.clone());
+        let (config, during) = self.config(all, trust, wanted.map(Arc::as_ref), protocol, now)?;
+        let config = Arc::new(config);
+        made.configs.insert(key, (config.clone(), during));
         Ok((TlsConnector::from(config), name))
     }
 
@@ -105,13 +126,21 @@ impl ClientTls {
         trust: &Shelf,
         wanted: Option<&Wanted>,
         protocol: UpstreamProtocol,
-    ) -> Result<ClientConfig, TowardsError> {
+        now: UnixTime,
+    ) -> Result<(ClientConfig, Span), TowardsError> {
         let held = |handle: &Handle| all.get(handle).ok_or_else(|| TowardsError::Missing(handle.clone()));
         let own_root = wanted.and_then(|wanted| wanted.ca_certificate.as_ref()).map(held).transpose()?;
-        let roots = match own_root {
-            Some(root) => roots(RootCertStore::empty(), root.anchors())?,
-            None => roots(self.roots.clone(), trust.values().flat_map(|root| root.anchors()))?,
+        let any = self.authorities.iter().chain(trust.values().flat_map(|root| root.authorities()));
+        let Trusted { roots, during } = match own_root {
+            Some(root) => trusted(root.authorities(), now),
+            None => trusted(any, now),
         };
+        if let Some(root) = own_root
+            && roots.is_empty()
+            && !self.settings.disable_verification
+        {
+            return Err(TowardsError::NotValid(root.handle().clone()));
+        }
         let shown = wanted.and_then(|wanted| wanted.client_certificate.as_ref()).map(held).transpose()?;
         let names = wanted.map_or(&[][..], |wanted| &wanted.subject_alt_names);
         let verifier = self.verifier(roots, names)?;
@@ -132,7 +161,7 @@ impl ClientTls {
             UpstreamProtocol::Auto => &[b"h2", b"http/1.1"],
         };
         config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(config)
+        Ok((config, during))
     }
 
     /// An artifact that names whom it expects is not overruled by `verify_host_name = false`.
@@ -161,18 +190,52 @@ fn server_name(name: &str) -> Result<ServerName<'static>, TowardsError> {
     ServerName::try_from(name.to_owned()).map_err(|_| TowardsError::Name(name.to_owned()))
 }
 
-fn configured(settings: &UpstreamTls) -> Result<RootCertStore, TlsError> {
-    let mut store = RootCertStore::empty();
+fn configured(settings: &UpstreamTls) -> Result<Vec<Authority>, TlsError> {
+    let mut authorities = Vec::new();
     if settings.system_roots {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::warn!(%error, "a system certificate could not be read");
         }
-        let (taken, refused) = store.add_parsable_certificates(found.certs);
-        tracing::debug!(taken, refused, "system certificates loaded");
+        authorities.extend(found.certs.iter().filter_map(|certificate| Authority::new(certificate).ok()));
+        tracing::debug!(found = found.certs.len(), taken = authorities.len(), "system certificates loaded");
     }
     for path in &settings.extra_ca_files {
-        store = roots(store, &read_certificates(path)?)?;
+        authorities.extend(Authority::all(&read_certificates(path)?)?);
     }
-    Ok(store)
+    Ok(authorities)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use ferrogate_model::kinds::rest_api::UpstreamProtocol;
+    use rustls_pki_types::UnixTime;
+
+    use super::super::trust::made;
+    use super::ClientTls;
+    use crate::config::UpstreamTls;
+    use crate::state::State;
+
+    #[test]
+    fn an_authority_that_expires_takes_its_configuration_and_sessions_along() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let file = folder.path().join("theirs.pem");
+        std::fs::write(&file, made(1_000, 2_000).0).expect("a written certificate");
+        let settings =
+            UpstreamTls { system_roots: false, extra_ca_files: vec![file], ..UpstreamTls::default() };
+        let tls = ClientTls::new(&settings, Arc::new(State::default())).expect("a configuration");
+        let at = |seconds| {
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            let (connector, _) =
+                tls.towards_at("localhost", None, UpstreamProtocol::Auto, now).expect("a configuration");
+            connector.config().clone()
+        };
+        let (first, last, after) = (at(1_000), at(2_000), at(2_001));
+        assert!(Arc::ptr_eq(&first, &last), "nothing is made anew meanwhile");
+        assert!(!Arc::ptr_eq(&last, &after), "what was begun with it is resumed");
+        assert!(Arc::ptr_eq(&after, &at(3_000)));
+    }
 }

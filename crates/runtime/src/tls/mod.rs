@@ -8,6 +8,7 @@ pub mod certificates;
 mod client;
 pub mod identity;
 mod server;
+mod trust;
 mod verify;
 
 use std::path::{Path, PathBuf};

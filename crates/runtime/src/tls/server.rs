@@ -2,8 +2,9 @@
 //! TLS towards clients: one configuration for all workers, so that a session begun with one
 //! is resumed with any. Which certificate is shown is looked up in the current snapshot at
 //! each handshake; deploying one touches no connection. The configuration is made anew only
-//! when the trust in clients changes, and with it the key of its tickets: a session that was
-//! begun under another trust is not resumed. `listener` hands it to `conn`.
+//! when the trust in clients changes, by a deployment or because an authority begins or expires,
+//! and with it the key of its tickets: a session that was begun under another trust is not
+//! resumed. `listener` hands it to `conn`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +13,11 @@ use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use tokio_rustls::TlsAcceptor;
 
-use super::certificates::{Shelf, roots};
+use super::certificates::Shelf;
+use super::trust::{Authority, Span, Trusted, trusted};
 use super::{TlsError, read_certificates, read_key, shared_provider, versions};
 use crate::config::{ClientAuthentication, DownstreamTls};
 use crate::state::State;
@@ -37,12 +39,14 @@ struct Terms {
     versions: Vec<&'static SupportedProtocolVersion>,
     authentication: ClientAuthentication,
     /// Who may issue clients' certificates, by the settings.
-    issuers: RootCertStore,
+    issuers: Vec<Authority>,
 }
 
 /// A configuration and the trust it was made with.
 struct Made {
     trust: Shelf,
+    /// How long the same of them are valid.
+    during: Span,
     /// `None` when clients must prove themselves and nobody may issue certificates to them.
     config: Option<Arc<ServerConfig>>,
 }
@@ -81,15 +85,14 @@ impl ServerTls {
         };
         let fallback = Arc::new(CertifiedKey::from_der(chain, key, &shared_provider())?);
         let resolver = Arc::new(Resolver { state: state.clone(), fallback });
-        let mut issuers = RootCertStore::empty();
-        if let Some(path) = &settings.client_ca_file {
-            issuers = roots(issuers, &read_certificates(path)?)?;
-        }
+        let issuers = match &settings.client_ca_file {
+            Some(path) => Authority::all(&read_certificates(path)?)?,
+            None => Vec::new(),
+        };
         let versions = versions(settings.minimum, settings.maximum);
         let terms = Terms { resolver, versions, authentication: settings.client_authentication, issuers };
         let trust = state.load().certificates.client_trust().clone();
-        let config = terms.make(&trust)?;
-        let current = ArcSwap::from_pointee(Made { trust, config });
+        let current = ArcSwap::from_pointee(terms.make(&trust, UnixTime::now())?);
         Ok(ServerTls { state, terms, current, making: Mutex::default() })
     }
 
@@ -98,20 +101,25 @@ impl ServerTls {
     /// unverified.
     #[must_use]
     pub fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.acceptor_at(UnixTime::now())
+    }
+
+    fn acceptor_at(&self, now: UnixTime) -> Option<TlsAcceptor> {
         let snapshot = self.state.load();
         let trust = snapshot.certificates.client_trust();
         let current = self.current.load();
-        if current.trust.ptr_eq(trust) {
+        if current.is_for(trust, now) {
             return current.config.clone().map(TlsAcceptor::from);
         }
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current.load();
-        if current.trust.ptr_eq(trust) {
+        if current.is_for(trust, now) {
             return current.config.clone().map(TlsAcceptor::from);
         }
-        match self.terms.make(trust) {
-            Ok(config) => {
-                self.current.store(Arc::new(Made { trust: trust.clone(), config: config.clone() }));
+        match self.terms.make(trust, now) {
+            Ok(made) => {
+                let config = made.config.clone();
+                self.current.store(Arc::new(made));
                 config.map(TlsAcceptor::from)
             }
             Err(error) => {
@@ -122,11 +130,22 @@ impl ServerTls {
     }
 }
 
+impl Made {
+    fn is_for(&self, trust: &Shelf, now: UnixTime) -> bool {
+        self.trust.ptr_eq(trust) && self.during.contains(&now)
+    }
+}
+
 impl Terms {
-    fn make(&self, trust: &Shelf) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+    fn make(&self, trust: &Shelf, now: UnixTime) -> Result<Made, TlsError> {
+        let all = self.issuers.iter().chain(trust.values().flat_map(|one| one.authorities()));
+        let Trusted { roots, during } = trusted(all, now);
+        Ok(Made { trust: trust.clone(), during, config: self.config(roots)? })
+    }
+
+    fn config(&self, issuers: RootCertStore) -> Result<Option<Arc<ServerConfig>>, TlsError> {
         let builder =
             ServerConfig::builder_with_provider(shared_provider()).with_protocol_versions(&self.versions)?;
-        let issuers = roots(self.issuers.clone(), trust.values().flat_map(|one| one.anchors()))?;
         let builder = match (self.authentication, issuers.is_empty()) {
             // Nobody could show a good one, so nobody is asked.
             (ClientAuthentication::None, _) | (ClientAuthentication::Optional, true) => {
@@ -160,4 +179,36 @@ fn self_signed() -> Result<(Vec<rustls_pki_types::CertificateDer<'static>>, Priv
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     Ok((vec![made.cert.der().clone()], key.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls_pki_types::UnixTime;
+
+    use super::super::trust::made;
+    use super::ServerTls;
+    use crate::config::{ClientAuthentication, DownstreamTls};
+    use crate::state::State;
+
+    #[test]
+    fn an_issuer_of_clients_begins_and_expires_without_a_deployment() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let file = folder.path().join("clients.pem");
+        std::fs::write(&file, made(1_000, 2_000).0).expect("a written certificate");
+        let settings = DownstreamTls {
+            client_authentication: ClientAuthentication::Required,
+            client_ca_file: Some(file),
+            ..DownstreamTls::default()
+        };
+        let tls = ServerTls::new(&settings, Arc::new(State::default())).expect("a configuration");
+        assert!(tls.acceptor().is_none(), "it has expired long ago");
+        let at = |seconds| tls.acceptor_at(UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
+        assert!(at(999).is_none(), "not yet");
+        let (first, last) = (at(1_000).expect("valid"), at(2_000).expect("still valid"));
+        assert!(Arc::ptr_eq(first.config(), last.config()), "nothing is made anew meanwhile");
+        assert!(at(2_001).is_none(), "no more");
+    }
 }

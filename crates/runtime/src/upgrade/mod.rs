@@ -19,7 +19,9 @@ use smallvec::SmallVec;
 
 use crate::error::{Failure, Reason};
 use crate::router::CompiledRoute;
+use crate::upstream::circuit::Connection;
 use crate::upstream::pick::Guard;
+use crate::upstream::reply::ReplyBody;
 
 const WEBSOCKET: &str = "websocket";
 
@@ -49,8 +51,9 @@ pub struct Switched {
     client: OnUpgrade,
     upstream: OnUpgrade,
     extended: bool,
-    /// The endpoint counts the tunnel as a request under way.
-    _guard: Option<Guard>,
+    /// The endpoint counts the tunnel as a request under way, and as a connection where it may
+    /// only have so many.
+    _counted: (Option<Guard>, Option<Connection>),
 }
 
 /// What the request's head offers. An extended CONNECT becomes the GET that it stands for
@@ -142,15 +145,20 @@ impl Switch {
             response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
         }
         let Switch { protocol, client, extended, accept: _ } = self;
-        Ok(Switched { protocol, client, upstream, extended, _guard: None })
+        Ok(Switched { protocol, client, upstream, extended, _counted: (None, None) })
     }
 }
 
 impl Switched {
-    /// The same, of an endpoint that is told when the tunnel ends.
+    /// The same, of an endpoint that is told when the tunnel ends; `answer` is the body that came
+    /// with its consent, on the connection that becomes the tunnel.
     #[must_use]
-    pub fn guarded(mut self, guard: Option<Guard>) -> Switched {
-        self._guard = guard;
+    pub fn guarded(mut self, guard: Option<Guard>, answer: ReplyBody) -> Switched {
+        let connection = match answer {
+            ReplyBody::Hyper(_, lease) => lease.into_counted(),
+            ReplyBody::Direct(_) => None,
+        };
+        self._counted = (guard, connection);
         self
     }
 

@@ -41,8 +41,14 @@ pub fn two(candidates: &[Candidate<'_>], dice: &mut fastrand::Rng) -> Option<(us
     Some((first, at_place(without, dice.u64(..others))?))
 }
 
-/// The one with fewer requests under way, in relation to its weight.
+/// The one with fewer requests under way, in relation to its weight. Of two with equally many the
+/// first stays, which was taken by weight: the weight would count twice, and the lighter of two
+/// idle endpoints never get a request.
 pub fn less_busy(candidates: &[Candidate<'_>], pair: (usize, usize)) -> usize {
+    let requests = |index: usize| candidates.get(index).map(|c| c.member.state.load.requests());
+    if requests(pair.0) == requests(pair.1) {
+        return pair.0;
+    }
     lesser(candidates, pair, |candidate| {
         f64::from(candidate.member.state.load.requests() + 1) / f64::from(candidate.weight)
     })

@@ -2,8 +2,10 @@
 //! How much an endpoint is given at once: requests under way, open connections, and
 //! requests that wait for one. [`Load`] counts for all workers of the process; limits come
 //! from the target that asks, so that a new limit holds for what is already counted. A
-//! waiter is told when a connection ends; connections kept idle make room for waiters.
+//! waiter is told when a connection ends; connections kept idle make room for waiters, so
+//! that they turn no request away.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,6 +19,8 @@ use crate::error::{Failure, Reason};
 pub struct Load {
     requests: AtomicU32,
     connections: AtomicU32,
+    /// Those of `connections` that no request uses.
+    idle: AtomicU32,
     pending: AtomicU32,
     freed: Notify,
 }
@@ -24,6 +28,7 @@ pub struct Load {
 /// One counted connection; ends with it.
 pub struct Connection {
     state: Arc<EndpointState>,
+    idle: Cell<bool>,
 }
 
 /// One request waiting for a connection.
@@ -48,6 +53,14 @@ impl Load {
         self.pending.load(Ordering::Relaxed)
     }
 
+    /// Whether every connection is in use and nobody may wait for one.
+    #[must_use]
+    pub fn is_taken(&self, connections: Option<u32>, pending: Option<u32>) -> bool {
+        let full = |count: u32, limit: Option<u32>| limit.is_some_and(|limit| count >= limit);
+        let idle = self.idle.load(Ordering::Acquire);
+        full(self.connections(), connections) && idle == 0 && full(self.pending(), pending)
+    }
+
     /// Counts a request, unless that many are under way.
     pub(super) fn try_enter(&self, limit: Option<u32>) -> bool {
         take(&self.requests, limit)
@@ -60,8 +73,8 @@ impl Load {
 
 impl Connection {
     /// Counts a connection that is about to be opened; waits for another to end while the
-    /// limit is reached, among at most `max_pending` that wait. The caller's deadline bounds
-    /// the wait.
+    /// limit is reached, among at most `max_pending` that wait and one more for each idle
+    /// connection, which its worker closes for them. The caller's deadline bounds the wait.
     ///
     /// # Errors
     /// When too many wait already.
@@ -71,12 +84,18 @@ impl Connection {
         max_pending: Option<u32>,
     ) -> Result<Connection, Failure> {
         let load = &state.load;
-        let admitted = || Connection { state: state.clone() };
-        if take(&load.connections, limit) {
-            return Ok(admitted());
+        let admitted = || {
+            let is_admitted = take(&load.connections, limit);
+            is_admitted.then(|| Connection { state: state.clone(), idle: Cell::new(false) })
+        };
+        if let Some(connection) = admitted() {
+            return Ok(connection);
         }
-        if !take(&load.pending, max_pending) {
-            return Err(Failure::with(Reason::Overflow, "too many requests wait for a connection"));
+        let idle = load.idle.load(Ordering::Acquire);
+        if !take(&load.pending, max_pending.map(|most| most.saturating_add(idle))) {
+            // An idle one may have ended between the two looks.
+            let full = || Failure::with(Reason::Overflow, "too many requests wait for a connection");
+            return admitted().ok_or_else(full);
         }
         state.events.waiting.fetch_add(1, Ordering::Relaxed);
         let _pending = Pending(state);
@@ -85,8 +104,8 @@ impl Connection {
             let freed = load.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if take(&load.connections, limit) {
-                return Ok(admitted());
+            if let Some(connection) = admitted() {
+                return Ok(connection);
             }
             freed.await;
         }
@@ -95,13 +114,33 @@ impl Connection {
     /// Whether somebody waits for it to end.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.state.load.pending() > 0
+        self.waiting() > 0
+    }
+
+    /// Requests, of all workers, that wait for a connection to this endpoint.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.state.load.pending()
+    }
+
+    /// Notes whether a request uses it.
+    pub fn set_idle(&self, idle: bool) {
+        if self.idle.replace(idle) == idle {
+            return;
+        }
+        if idle {
+            self.state.load.idle.fetch_add(1, Ordering::Release);
+        } else {
+            self.state.load.idle.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.state.load.connections.fetch_sub(1, Ordering::Relaxed);
+        // After it is gone from the count, so that who misses it here finds room there.
+        self.set_idle(false);
         self.state.load.freed.notify_one();
     }
 }
@@ -157,6 +196,26 @@ mod tests {
         assert_eq!((state.load.connections(), state.load.pending()), (1, 0));
         drop(second);
         assert_eq!(state.load.connections(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_turns_no_request_away() {
+        let state = Arc::new(EndpointState::new(Instant::now()));
+        let open = Connection::admit(&state, Some(1), Some(0)).await.expect("the first");
+        let refused = Connection::admit(&state, Some(1), Some(0)).await;
+        assert_eq!(refused.err().map(|failure| failure.reason), Some(Reason::Overflow));
+        open.set_idle(true);
+        let waiter = state.clone();
+        let mut waiting = Box::pin(async move { Connection::admit(&waiter, Some(1), Some(0)).await });
+        let nothing_yet = tokio::time::timeout(Duration::from_secs(1), waiting.as_mut()).await;
+        assert!(nothing_yet.is_err() && open.is_wanted());
+        let another = Connection::admit(&state, Some(1), Some(0)).await;
+        assert_eq!(another.err().map(|failure| failure.reason), Some(Reason::Overflow), "one for each");
+        drop(open);
+        let second = waiting.await.expect("its turn");
+        let refused = Connection::admit(&state, Some(1), Some(0)).await;
+        assert!(refused.is_err(), "the idle one is gone from the count");
+        drop(second);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use hyper::body::Body;
 use hyper::client::conn::TrySendError;
 
 use super::body::OutgoingBody;
+use super::circuit::Connection;
 use super::copy_of;
 use super::direct::{Direct, Lost};
 use super::pool::Kept;
@@ -130,6 +131,16 @@ impl Lease {
             Lease::Direct(unused) => drop(unused),
             // Giving the share back is all there is to do; a stream that is not through is reset.
             Lease::Shared(slot, _) => drop(slot),
+        }
+    }
+
+    /// What the endpoint counts, of a connection that goes on without us as a tunnel.
+    #[must_use]
+    pub fn into_counted(self) -> Option<Connection> {
+        match self {
+            Lease::Kept(kept) => kept.into_counted(),
+            // Neither becomes a tunnel.
+            Lease::Direct(_) | Lease::Shared(..) => None,
         }
     }
 }

@@ -110,20 +110,20 @@ impl Upstreams {
         };
         let repeatable = is_idempotent(request.method());
         let mut again = true;
+        traffic.asked.set(Some(tokio::time::Instant::now()));
         loop {
-            let reused = kept.is_some();
-            let lease = match kept.take() {
-                Some(lease) => lease,
+            let (lease, reused) = match kept.take() {
+                Some(lease) => (lease, true),
                 None => {
                     let opening = async {
                         match direct {
                             Some(pool) => self.open_direct(pool, endpoint, connect_timeout).await,
-                            None => self.open(endpoint, picked, connect_timeout).await,
+                            None => self.open(endpoint, picked, connect_timeout, traffic).await,
                         }
                     };
                     // In a box: it is large, and most requests find a connection.
                     match deadlines.bound(traffic, Box::pin(opening)).await.and_then(|opened| opened) {
-                        Ok(lease) => lease,
+                        Ok(opened) => opened,
                         Err(failure) => {
                             return Err(Unanswered { failure, unsent: Some(request), seen: false });
                         }
@@ -157,44 +157,56 @@ impl Upstreams {
         }
     }
 
-    /// A new connection that no task of its own reads.
+    /// A new connection that no task of its own reads; it has not been used before.
     async fn open_direct(
         &self,
         pool: &Rc<h1::pool::Pool>,
         endpoint: &Endpoint,
         limit: Duration,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<(Lease, bool), Failure> {
         let wire = self.connector.open(endpoint, limit).await?;
         self.metrics.upstream_opened.one();
-        Ok(Lease::Direct(Direct::new(pool.lease(endpoint, wire), pool)))
+        Ok((Lease::Direct(Direct::new(pool.lease(endpoint, wire), pool)), false))
     }
 
     /// A new connection, once the endpoint may have another, or a share of one that was made for
-    /// several who waited.
+    /// several who waited, or one that was given back in the meantime; the last has been used
+    /// before, which is the other half of the answer.
     async fn open(
         &self,
         endpoint: &Endpoint,
         picked: &Picked<'_>,
         limit: Duration,
-    ) -> Result<Lease, Failure> {
+        traffic: &Traffic,
+    ) -> Result<(Lease, bool), Failure> {
         let streams = &self.pool.streams;
         let mut lost = 0;
         loop {
             if endpoint.protocol == UpstreamProtocol::Http1 || streams.is_plain(endpoint) {
                 let begun = Instant::now();
-                let counted = admit(picked, limit).await?;
+                let counted = tokio::select! {
+                    biased;
+                    admitted = admit(picked, limit, traffic) => admitted?,
+                    kept = self.pool.returned(endpoint) => {
+                        traffic.asked.set(Some(tokio::time::Instant::now()));
+                        return Ok((Lease::Kept(kept), true));
+                    }
+                };
                 let left = limit.saturating_sub(begun.elapsed());
                 if let Sender::Http1(sender) = self.connector.connect(endpoint, left).await? {
                     self.metrics.upstream_opened.one();
-                    return Ok(Lease::Kept(self.pool.lease(endpoint, sender, counted)));
+                    return Ok((Lease::Kept(self.pool.lease(endpoint, sender, counted)), false));
                 }
                 return Err(Failure::with(Reason::UpstreamReset, "it changed its protocol just now"));
             }
             // Only who begins a dial needs leave for a connection; the others join it.
-            let counted = if streams.is_dialling(endpoint) { None } else { admit(picked, limit).await? };
+            let counted = match streams.is_dialling(endpoint) {
+                true => None,
+                false => admit(picked, limit, traffic).await?,
+            };
             streams.dial(endpoint, || self.dial(endpoint, limit, counted)).await?;
             if let Some(lease) = self.pool.take(endpoint) {
-                return Ok(lease);
+                return Ok((lease, false));
             }
             // Others who waited took all the room; or it closed at once, which must not go on.
             if !streams.is_usable(endpoint) {
@@ -232,10 +244,16 @@ fn in_its_protocol<'e>(endpoint: &'e Endpoint, request: &Request<OutgoingBody>) 
     endpoint
 }
 
-/// Waits until the endpoint may have another connection.
-async fn admit(picked: &Picked<'_>, limit: Duration) -> Result<Option<Connection>, Failure> {
-    tokio::time::timeout(limit, picked.admit_connection())
-        .await
+/// Waits until the endpoint may have another connection. Meanwhile nothing is asked of it.
+async fn admit(
+    picked: &Picked<'_>,
+    limit: Duration,
+    traffic: &Traffic,
+) -> Result<Option<Connection>, Failure> {
+    let asked = traffic.asked.take();
+    let admitted = tokio::time::timeout(limit, picked.admit_connection()).await;
+    traffic.asked.set(asked.map(|_| tokio::time::Instant::now()));
+    admitted
         .map_err(|_| Failure::with(Reason::Overflow, format!("no connection became free within {limit:?}")))?
 }
 

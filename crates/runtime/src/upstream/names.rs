@@ -28,8 +28,8 @@ use crate::router::Endpoint;
 /// not fetched anew.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// A name without an answer after this is asked for again the next time.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A name without an answer after this is asked for again the next time; shorter than any interval.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The most addresses of one name that are endpoints; those behind them in order are left out.
 const MAX_ADDRESSES: usize = 64;
@@ -175,6 +175,7 @@ where
     F: Future<Output = Result<Addresses, DnsError>>,
 {
     loop {
+        let next = tokio::time::Instant::now() + INTERVAL.mul_f64(0.9 + fastrand::f64() / 5.0);
         let hosts = followed.targets.iter().map(|target| target.endpoint.host.to_string());
         let answers = join_all(hosts.map(|host| timeout(PATIENCE, resolve(host)))).await;
         let Followed { group, recruiter, targets } = &mut followed;
@@ -197,7 +198,8 @@ where
             group.replace(members);
         }
         drop((group, states));
-        tokio::time::sleep(INTERVAL.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
+        // However long the slowest of them took.
+        tokio::time::sleep_until(next).await;
     }
 }
 

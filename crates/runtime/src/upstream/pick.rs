@@ -57,6 +57,8 @@ pub struct Guard {
     member: Arc<Member>,
     begun: Instant,
     cookie: Option<HeaderValue>,
+    /// It counts as under way.
+    counts: bool,
 }
 
 impl PickInput<'_> {
@@ -106,6 +108,13 @@ impl Picked<'_> {
         }
     }
 
+    /// The attempt is over and another follows, though what it came to may yet be passed on.
+    pub fn leave(&mut self) {
+        if let Picked::Guarded(guard) = self {
+            guard.leave();
+        }
+    }
+
     /// Counts a connection to the endpoint that is about to be opened, where there is a limit;
     /// waits for its turn while the limit is reached. The caller bounds the wait.
     ///
@@ -138,7 +147,7 @@ impl Guard {
         now: Instant,
         cookie: Option<HeaderValue>,
     ) -> Guard {
-        Guard { group, member, begun: now, cookie }
+        Guard { group, member, begun: now, cookie, counts: true }
     }
 
     /// The endpoint in its group.
@@ -173,8 +182,16 @@ impl Guard {
     }
 }
 
+impl Guard {
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.counts) {
+            self.member.state.load.leave();
+        }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.member.state.load.leave();
+        self.leave();
     }
 }

@@ -77,7 +77,9 @@ async fn requests_are_counted_and_logged_once_each() {
     sent.headers_mut().insert("x-request-id", "id-1".parse().expect("a value"));
     let reply = gateway.call(sent).await;
     assert_eq!(reply.status, StatusCode::OK);
-    assert_eq!(gateway.get("/nowhere").await.status, StatusCode::NOT_FOUND);
+    let mut lost = request("GET", "/nowhere", "");
+    lost.headers_mut().insert("x-request-id", "id-2".parse().expect("a value"));
+    assert_eq!(gateway.call(lost).await.status, StatusCode::NOT_FOUND);
     // A client that leaves is a line as well.
     let mut leaving = Client::connect(gateway.http).await;
     let waiting = tokio::time::timeout(std::time::Duration::from_millis(100), leaving.send(get("/l/never")));
@@ -105,7 +107,9 @@ async fn requests_are_counted_and_logged_once_each() {
     }
     assert!(line["dur"].as_f64() >= line["upSvcT"].as_f64() && line["upSvcT"].is_number(), "{line}");
     assert!(
-        lines.iter().any(|line| line["reason"] == "route_not_found" && line["respCd"] == 404),
+        lines.iter().any(|line| line["reason"] == "route_not_found"
+            && line["respCd"] == 404
+            && line["reqId"] == "id-2"),
         "{lines:?}"
     );
     assert!(lines.iter().any(|line| line["respCdDtl"] == "client_gone" && line["respCd"] == 0), "{lines:?}");

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::backend::Backend;
-use crate::support::{Client, Gateway, api, eventually, get, request};
+use crate::support::{Client, Gateway, PATIENCE, api, eventually, get, request};
 
 const UNAVAILABLE: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -94,6 +95,24 @@ async fn an_attempt_that_takes_too_long_is_given_up_for_the_next() {
     assert_eq!(gateway.get("/slow/x").await.body.as_ref(), b"ok");
     assert!(begun.elapsed() >= Duration::from_millis(200));
     assert_eq!(hangs_once.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_slowly_does_not_use_up_an_attempt() {
+    let (gateway, backend) = (one_worker().await, Backend::start().await);
+    gateway.deploy(&[retrying("/slow", backend.url(), &json!({ "perTryTimeout": "100ms" }))]).await;
+    let mut client = TcpStream::connect(gateway.http).await.expect("a connection");
+    let begun = b"POST /slow/x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    client.write_all(begun).await.expect("sent");
+    eventually("the request at its upstream", || backend.control.requests.load(Ordering::SeqCst) == 1).await;
+    let mut reply = vec![0; 4096];
+    // Longer than an attempt may take.
+    let early = tokio::time::timeout(Duration::from_millis(400), client.read(&mut reply)).await;
+    assert!(early.is_err(), "{}", String::from_utf8_lossy(&reply));
+    client.write_all(b"0\r\n\r\n").await.expect("sent");
+    let read = tokio::time::timeout(PATIENCE, client.read(&mut reply)).await.expect("an answer");
+    let reply = String::from_utf8_lossy(&reply[..read.expect("an answer")]).into_owned();
+    assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -143,6 +143,31 @@ async fn http2_reaches_a_websocket_by_extended_connect() {
     assert_eq!(upstream.control.requests.load(Ordering::SeqCst), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_counts_as_a_connection_until_it_ends() {
+    let (gateway, upstream) = (Gateway::start().await, echo_server().await);
+    let url = upstream.url();
+    let limited = api("/ws", "http://unused", move |spec| {
+        let breaker = json!({ "maxConnections": 1, "maxPending": 0 });
+        let definition = json!({ "name": "one", "upstreams": [{ "url": url }], "circuitBreaker": breaker });
+        spec["upstreamDefinitions"] = json!([definition]);
+        spec["upstream"] = json!({ "main": { "ref": "one" } });
+    });
+    gateway.deploy(&[limited]).await;
+    let (mut socket, _) = open(&gateway, "/ws/first").await;
+    assert_eq!(next(&mut socket).await, "/first none");
+    let refused = gateway.get("/ws/x").await;
+    assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (503, "overflow"));
+    assert_eq!(upstream.connections.load(Ordering::SeqCst), 1);
+    socket.close(None).await.expect("a close");
+    while socket.next().await.is_some() {}
+    drop(socket);
+    // The tunnel's line is written when it has ended.
+    gateway.log_lines(2).await;
+    let (mut socket, _) = open(&gateway, "/ws/second").await;
+    assert_eq!(next(&mut socket).await, "/second none");
+}
+
 const HANDSHAKE: &str = "host: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 

@@ -203,6 +203,40 @@ async fn requests_wait_for_a_connection_whichever_worker_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_lies_idle_on_another_worker_turns_nobody_away() {
+    let (gateway, backend) = (Gateway::start_with(|config| config.workers = 2).await, Backend::start().await);
+    let fields = json!({ "circuitBreaker": { "maxConnections": 1, "maxPending": 0 } });
+    gateway.deploy(&[spread("/one", &[&backend], &fields)]).await;
+    // Each on a connection of its own, so that both workers get some; one at a time.
+    for count in 0..20 {
+        let reply = gateway.get("/one/x").await;
+        assert_eq!(reply.status, StatusCode::OK, "request {count}: {reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_use_the_connections_that_are_given_back() {
+    let (gateway, backend) = (Gateway::start_with(|config| config.workers = 1).await, Backend::start().await);
+    let fields = json!({ "circuitBreaker": { "maxConnections": 2 } });
+    gateway.deploy(&[spread("/two", &[&backend], &fields)]).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        let http = gateway.http;
+        clients.spawn(async move {
+            for _ in 0..20 {
+                let reply = Client::connect(http).await.call(get("/two/x")).await;
+                assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+            }
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done.expect("no panic");
+    }
+    let opened = backend.connections.load(Ordering::SeqCst);
+    assert!(opened <= 2, "{opened} connections for requests of one worker");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_of_connections_holds_whatever_others_have_opened_to_the_same_backend() {
     let (gateway, backend) = (Gateway::start_with(|config| config.workers = 1).await, Backend::start().await);
     let limited = |most: u32| json!({ "circuitBreaker": { "maxConnections": most, "maxPending": 0 } });

@@ -3,6 +3,7 @@
 //! answers with its id and zone before anything is asked of it, so a link that is opened
 //! for a look costs neither end more than the connection.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use ferrogate_base::secret::Secret;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http::uri::InvalidUri;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status, Streaming};
 
 use super::{ClientError, Controller};
@@ -70,15 +72,10 @@ impl Dial {
         tls: Option<&ClientTls>,
         token: Option<&Secret>,
     ) -> Result<Dial, ClientError> {
-        let url = controller.url.clone();
-        let bad = |source| ClientError::BadUrl { url: url.clone(), source };
-        let mut endpoint = Endpoint::from_shared(url.clone()).map_err(bad)?;
-        endpoint = match (endpoint.uri().scheme_str(), tls) {
-            (Some("https"), Some(tls)) => endpoint.tls_config(tls.to_tonic()).map_err(ClientError::Tls)?,
-            (Some("https"), None) => return Err(ClientError::NoTrust(url)),
-            (Some("http"), _) => endpoint,
-            _ => return Err(ClientError::NotAUrl(url)),
-        };
+        let mut endpoint = Endpoint::from(address(&controller.url, tls.is_some())?);
+        if let Some(tls) = tls.filter(|_| is_secure(endpoint.uri())) {
+            endpoint = endpoint.tls_config(tls.to_tonic()).map_err(ClientError::Tls)?;
+        }
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -87,7 +84,8 @@ impl Dial {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(STREAM_WINDOW_BYTES);
-        Ok(Dial { url, endpoint, connector: None, authorization: token.map(bearer).transpose()? })
+        let authorization = token.map(bearer).transpose()?;
+        Ok(Dial { url: controller.url.clone(), endpoint, connector: None, authorization })
     }
 
     /// Makes its connections with this dialer.
@@ -130,6 +128,37 @@ impl Dial {
     }
 }
 
+/// Where a URL leads, if that can be dialled at all: what no number of tries would get through to
+/// is refused here. `trusts` says whether there is an authority for certificates.
+pub(super) fn address(url: &str, trusts: bool) -> Result<Uri, ClientError> {
+    let bad = |reason| ClientError::BadUrl { url: url.to_owned(), reason };
+    let uri: Uri = url.parse().map_err(|error: InvalidUri| bad(error.to_string()))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(ClientError::NotAUrl(url.to_owned()));
+    }
+    if !has_host_and_port(&uri) {
+        return Err(bad("a host is needed, and a port of 1 to 65535 if any".to_owned()));
+    }
+    if is_secure(&uri) && !trusts {
+        return Err(ClientError::NoTrust(url.to_owned()));
+    }
+    Ok(uri)
+}
+
+fn is_secure(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("https")
+}
+
+/// A URL without a port has its scheme's. The parser lets an empty host pass, and any port.
+fn has_host_and_port(uri: &Uri) -> bool {
+    let Some(authority) = uri.authority() else { return false };
+    let host = authority.host();
+    let place = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let port = place.strip_prefix(host).unwrap_or_default();
+    let is_port = |text: &str| text.strip_prefix(':').is_some_and(|port| port.parse::<NonZeroU16>().is_ok());
+    !host.trim_matches(['[', ']']).is_empty() && (port.is_empty() || is_port(port))
+}
+
 impl LinkError {
     /// How long the controller asked to be left alone.
     pub(super) fn retry_hint(&self) -> Option<Duration> {
@@ -154,7 +183,7 @@ fn bearer(token: &Secret) -> Result<MetadataValue<Ascii>, ClientError> {
 
 /// The innermost cause, which is what a person needs; the transport's own text says only
 /// that the transport failed.
-fn root(error: &tonic::transport::Error) -> String {
+pub(super) fn root(error: &tonic::transport::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The receiving end: keeps a sink in step with whichever of its controllers answers,
-//! those of its own zone first. Called by the runtime with its list of controllers;
+//! those of its own zone first. The runtime makes a [`Client`] of its list of controllers;
 //! [`session`] is where the protocol is, `run` drives it.
 
 mod link;
@@ -58,19 +58,28 @@ pub struct ClientOptions {
     pub healthy_after: Duration,
 }
 
+/// A client whose options can work.
+pub struct Client {
+    node: NodeInfo,
+    dials: Vec<Dial>,
+    order: Order,
+    silence_timeout: Duration,
+    healthy_after: Duration,
+}
+
 /// Options that cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is nobody to connect to.
     #[error("no controller is configured")]
     NoControllers,
-    /// The text is not a URL.
-    #[error("'{url}' is not a URL")]
+    /// The text is not a URL, or one that leads nowhere.
+    #[error("'{url}' is not a URL: {reason}")]
     BadUrl {
         /// The text.
         url: String,
         /// Why.
-        source: tonic::transport::Error,
+        reason: String,
     },
     /// The URL has no scheme, or another one.
     #[error("'{0}' must begin with http:// or https://")]
@@ -79,7 +88,7 @@ pub enum ClientError {
     #[error("'{0}' needs a certificate authority to trust")]
     NoTrust(String),
     /// The certificates cannot be used.
-    #[error("the certificates cannot be used")]
+    #[error("the certificates cannot be used: {}", link::root(.0))]
     Tls(#[source] tonic::transport::Error),
     /// The token cannot travel in a header.
     #[error("the join token must consist of visible ASCII characters")]
@@ -120,47 +129,78 @@ impl FromStr for Controller {
     }
 }
 
-/// Keeps the sink in step until `shutdown` resolves. An update at the sink is finished first.
+impl Controller {
+    /// Whether it can be dialled at all. `trusts` says whether there is an authority for certificates.
+    ///
+    /// # Errors
+    /// As [`Client::try_new`] would say it.
+    pub fn check(&self, trusts: bool) -> Result<(), ClientError> {
+        link::address(&self.url, trusts).map(|_| ())
+    }
+}
+
+impl Client {
+    /// With these options.
+    ///
+    /// # Errors
+    /// When they cannot work. Nothing fails later.
+    pub fn try_new(options: ClientOptions) -> Result<Client, ClientError> {
+        if options.controllers.is_empty() {
+            return Err(ClientError::NoControllers);
+        }
+        let dial = |controller| {
+            let dial = Dial::try_new(controller, options.tls.as_ref(), options.join_token.as_ref())?;
+            Ok::<_, ClientError>(dial.through(options.dialer.clone()))
+        };
+        let dials = options.controllers.iter().map(dial).collect::<Result<Vec<_>, _>>()?;
+        let (initial, max) = options.backoff;
+        let backoff = Backoff::try_new(initial, max)?;
+        let zones = options.controllers.into_iter().map(|controller| controller.zone).collect();
+        Ok(Client {
+            order: Order::new(options.node.zone.clone(), zones, backoff),
+            node: options.node,
+            dials,
+            silence_timeout: options.silence_timeout,
+            healthy_after: options.healthy_after,
+        })
+    }
+
+    /// Keeps the sink in step until `shutdown` resolves. An update at the sink is finished first.
+    pub async fn run(self, sink: Arc<dyn Sink>, shutdown: impl Future<Output = ()> + Send) {
+        let runner = Runner {
+            node: self.node,
+            sink,
+            dials: self.dials,
+            order: self.order,
+            silence_timeout: self.silence_timeout,
+            healthy_after: self.healthy_after,
+            announced: false,
+            distrust: false,
+        };
+        let stop = CancellationToken::new();
+        let mut running = std::pin::pin!(runner.run(stop.clone()));
+        tokio::select! {
+            biased;
+            () = &mut running => {}
+            () = shutdown => {
+                stop.cancel();
+                running.await;
+            }
+        }
+    }
+}
+
+/// A client that is made and run at once.
 ///
 /// # Errors
-/// At once, when the options cannot work; never later.
+/// As [`Client::try_new`]; never later.
 pub async fn run(
     options: ClientOptions,
     sink: Arc<dyn Sink>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ClientError> {
-    if options.controllers.is_empty() {
-        return Err(ClientError::NoControllers);
-    }
-    let dial = |controller| {
-        let dial = Dial::try_new(controller, options.tls.as_ref(), options.join_token.as_ref())?;
-        Ok::<_, ClientError>(dial.through(options.dialer.clone()))
-    };
-    let dials = options.controllers.iter().map(dial).collect::<Result<Vec<_>, _>>()?;
-    let (initial, max) = options.backoff;
-    let backoff = Backoff::try_new(initial, max)?;
-    let zones = options.controllers.into_iter().map(|controller| controller.zone).collect();
-    let order = Order::new(options.node.zone.clone(), zones, backoff);
-    let runner = Runner {
-        node: options.node,
-        sink,
-        dials,
-        order,
-        silence_timeout: options.silence_timeout,
-        healthy_after: options.healthy_after,
-        announced: false,
-        distrust: false,
-    };
-    let stop = CancellationToken::new();
-    let mut running = std::pin::pin!(runner.run(stop.clone()));
-    tokio::select! {
-        biased;
-        () = &mut running => {}
-        () = shutdown => {
-            stop.cancel();
-            running.await;
-        }
-    }
+    let client = Client::try_new(options)?;
+    client.run(sink, shutdown).await;
     Ok(())
 }
 
@@ -178,5 +218,38 @@ mod tests {
             let expected = Controller { url: url.to_owned(), zone: zone.map(str::to_owned) };
             assert_eq!(text.parse(), Ok(expected));
         }
+    }
+
+    #[test]
+    fn a_url_that_no_try_would_get_through_to_is_told_beforehand() {
+        let told = |url: &str, trusts| {
+            let controller = Controller { url: url.to_owned(), zone: None };
+            controller.check(trusts).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for good in
+            ["http://c1", "http://c1:18000/", "http://10.0.0.1:65535", "http://[::1]:1", "http://u@c1:1"]
+        {
+            assert_eq!(told(good, false), "", "{good}");
+        }
+        for bad in [
+            "",
+            "http://",
+            "http://:18000",
+            "http://u@:1",
+            "http://[]:1",
+            "http://h:1:2",
+            "http://c1:99999",
+            "http://c1:0",
+            "http://c1:x",
+            "http://c1:",
+            "not a url",
+        ] {
+            assert!(told(bad, true).contains("is not a URL: "), "{bad}: {}", told(bad, true));
+        }
+        for other in ["c1:18000", "ftp://c1:1"] {
+            assert!(told(other, true).contains("http:// or https://"), "{other}: {}", told(other, true));
+        }
+        assert_eq!(told("https://c1:18000", true), "");
+        assert!(told("https://c1:18000", false).contains("certificate authority"));
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ferrogate_model::kinds::rest_api::{
-    BalancingPolicy, CircuitBreaker, OutlierDetection, UpstreamDefinition,
+    BalancingPolicy, CircuitBreaker, OutlierDetection, UpstreamDefinition, UpstreamProtocol,
 };
 use http::HeaderValue;
 use smallvec::SmallVec;
@@ -182,7 +182,7 @@ impl Group {
             Rule::InTurn | Rule::LessBusy | Rule::Sooner | Rule::ByCookie(_) => None,
         };
         let members = self.members.load();
-        let mut candidates = self.candidates(&members, input, chance.now)?;
+        let (mut candidates, panics) = self.candidates(&members, input, chance.now)?;
         if let Rule::ByCookie(sticky) = &self.rule
             && let Some(place) = sticky.place(input)
             && let Some(named) = candidates.iter().find(|candidate| candidate.member.place == place)
@@ -190,10 +190,13 @@ impl Group {
         {
             return Ok(Guard::new(self.clone(), named.member.clone(), chance.now, None));
         }
-        prefer_zone(&mut candidates, &members, |share| {
-            let dice = key.map_or_else(|| chance.dice.f64(), |key| hash::fraction(hash::mix(key)));
-            dice < share
-        });
+        // When all are used because most seem broken, so are those of other zones.
+        if !panics {
+            prefer_zone(&mut candidates, &members, |share| {
+                let dice = key.map_or_else(|| chance.dice.f64(), |key| hash::fraction(hash::mix(key)));
+                dice < share
+            });
+        }
         while let Some(index) = self.take(&candidates, key, chance) {
             let taken = candidates.remove(index).member;
             // Another worker may have given it its last request since it was looked at.
@@ -208,13 +211,14 @@ impl Group {
         Err(overflow())
     }
 
-    /// Every endpoint that may take this request; those already tried only if no other may.
+    /// Every endpoint that may take this request, those already tried only if no other may; and
+    /// whether most are broken, so that all are used.
     fn candidates<'m>(
         &self,
         members: &'m [Arc<Member>],
         input: &PickInput<'_>,
         now: Instant,
-    ) -> Result<Candidates<'m>, Failure> {
+    ) -> Result<(Candidates<'m>, bool), Failure> {
         let in_service = members.iter().filter(|member| member.endpoint.weight > 0);
         let mut usable: Members<'m> =
             in_service.clone().filter(|member| self.is_usable(member, now)).collect();
@@ -222,7 +226,8 @@ impl Group {
         if all == 0 {
             return Err(Failure::with(Reason::UpstreamUnknown, "every target has weight 0"));
         }
-        if usable.len() * 100 < all * self.panic_percent {
+        let panics = usable.len() * 100 < all * self.panic_percent;
+        if panics {
             usable = in_service.collect();
         }
         if usable.is_empty() {
@@ -233,10 +238,13 @@ impl Group {
         if usable.is_empty() {
             return Err(overflow());
         }
+        if !usable.iter().all(|member| self.is_taken(member)) {
+            usable.retain(|member| !self.is_taken(member));
+        }
         if usable.iter().any(|member| !input.has_tried_member(member)) {
             usable.retain(|member| !input.has_tried_member(member));
         }
-        Ok(self.weighted(&usable, now))
+        Ok((self.weighted(&usable, now), panics))
     }
 
     /// The shares of these members; smaller for those that came back a short while ago.
@@ -276,6 +284,14 @@ impl Group {
         !ejected && member.health.as_ref().is_none_or(|health| health.is_usable())
     }
 
+    /// Whether a request to it would be refused for want of a connection. Connections of HTTP/2 carry
+    /// many requests, of which nobody knows here.
+    fn is_taken(&self, member: &Member) -> bool {
+        let CircuitBreaker { max_connections, max_pending, .. } = self.breaker;
+        member.endpoint.protocol == UpstreamProtocol::Http1
+            && member.state.load.is_taken(max_connections, max_pending)
+    }
+
     /// Notes how a request went; an endpoint that fails too often is out for a while.
     pub(super) fn note(&self, member: &Member, failed: bool, now: Instant) {
         let Some(settings) = &self.outlier else { return };
@@ -305,11 +321,13 @@ fn overflow() -> Failure {
 /// Leaves only endpoints of the own zone, or only others, by the share of the zone's weight
 /// that is usable. `keep` is asked whether this request belongs to a share.
 fn prefer_zone(candidates: &mut Candidates<'_>, members: &[Arc<Member>], keep: impl FnOnce(f64) -> bool) {
-    let all: u32 = members.iter().filter(|member| member.local).map(|m| u32::from(m.endpoint.weight)).sum();
-    let of = |candidates: &Candidates<'_>, local: bool| -> u32 {
-        candidates.iter().filter(|candidate| candidate.member.local == local).map(|c| c.weight).sum()
+    // Plain weights: one that comes back slowly is usable.
+    let of = |zone: &mut dyn Iterator<Item = &Arc<Member>>, local: bool| -> u32 {
+        zone.filter(|member| member.local == local).map(|member| u32::from(member.endpoint.weight)).sum()
     };
-    let (local, remote) = (of(candidates, true), of(candidates, false));
+    let all = of(&mut members.iter(), true);
+    let usable = |local| of(&mut candidates.iter().map(|candidate| candidate.member), local);
+    let (local, remote) = (usable(true), usable(false));
     if local == 0 || remote == 0 {
         return;
     }

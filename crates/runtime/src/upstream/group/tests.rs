@@ -259,6 +259,38 @@ fn the_own_zone_comes_first_and_spills_over_by_what_it_lacks() {
 }
 
 #[test]
+fn a_zone_spills_over_by_plain_weights_while_somebody_comes_back_slowly() {
+    let slowly = |definition: &mut UpstreamDefinition| {
+        ejecting(1, 100, 0)(definition);
+        definition.load_balancing.get_or_insert_default().slow_start = Some(Duration::from_secs(100));
+    };
+    let zones = [(1, true), (1, true), (1, false), (1, false)];
+    let mut world = World::with(BalancingPolicy::RoundRobin, &zones, slowly);
+    world.ends(2, StatusCode::SERVICE_UNAVAILABLE);
+    world.now += Duration::from_secs(31);
+    world.ends(0, StatusCode::SERVICE_UNAVAILABLE);
+    let stayed = world.shares(1000).get("b").copied().unwrap_or_default();
+    assert!((630..770).contains(&stayed), "{stayed} of 1000: half of the zone is usable");
+}
+
+#[test]
+fn with_too_few_usable_zones_make_no_difference() {
+    let zones = [(1, true), (1, false), (1, false), (1, false)];
+    let world = World::with(BalancingPolicy::RoundRobin, &zones, ejecting(1, 100, 50));
+    for index in 0..3 {
+        world.ends(index, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert_eq!(world.shares(8).len(), 4, "the zone's only endpoint is broken");
+}
+
+#[test]
+fn of_idle_endpoints_each_is_taken_by_its_weight() {
+    let world = World::new(BalancingPolicy::LeastRequest, &remote(&[100, 50]));
+    let light = world.shares(1000).get("b").copied().unwrap_or_default();
+    assert!((260..400).contains(&light), "{light} of 1000");
+}
+
+#[test]
 fn what_was_tried_is_avoided_while_there_is_another() {
     let world = World::new(BalancingPolicy::RoundRobin, &remote(&[1, 1]));
     let first = world.pick();
@@ -268,6 +300,39 @@ fn what_was_tried_is_avoided_while_there_is_another() {
     }
     let all = world.group.members();
     let _any = world.pick_with(&head("x", "y"), &all);
+}
+
+#[tokio::test]
+async fn an_endpoint_without_a_connection_to_give_is_passed_over() {
+    let limited = |definition: &mut UpstreamDefinition| {
+        definition.circuit_breaker = Some(CircuitBreaker {
+            max_connections: Some(1),
+            max_pending: Some(0),
+            ..CircuitBreaker::default()
+        });
+    };
+    let world = World::with(BalancingPolicy::RoundRobin, &remote(&[1, 1]), limited);
+    let first = Picked::Guarded(world.pick());
+    let connection = first.admit_connection().await.expect("the first").expect("counted");
+    let busy = first.endpoint().host.to_string();
+    assert_eq!(world.shares(10).get(&busy), None, "its only connection is in use");
+    connection.set_idle(true);
+    assert_eq!(world.shares(10).len(), 2);
+}
+
+#[test]
+fn an_attempt_that_another_follows_leaves_room_for_it() {
+    let limited = |definition: &mut UpstreamDefinition| {
+        definition.circuit_breaker =
+            Some(CircuitBreaker { max_requests: Some(1), ..CircuitBreaker::default() });
+    };
+    let world = World::with(BalancingPolicy::RoundRobin, &remote(&[1]), limited);
+    let mut first = Picked::Guarded(world.pick());
+    assert_eq!(world.try_pick(&head("x", "y"), &[]).err(), Some(Reason::Overflow));
+    first.leave();
+    let second = world.pick();
+    drop(first);
+    assert_eq!(second.member().state.load.requests(), 1, "counted once");
 }
 
 #[test]
