@@ -83,7 +83,7 @@ async fn keys_and_cookies_lead_back_to_the_same_endpoint() {
     gateway.deploy(&[spread("/rh", &backends, &by_header), spread("/sc", &backends, &by_cookie)]).await;
     let mut homes = BTreeMap::new();
     for round in 0..3 {
-        for user in 0..20 {
+        for user in 0..60 {
             let user = format!("user-{user}");
             let reply = gateway.call(with_header("/rh/x", "x-user", &user)).await;
             let home = homes.entry(user.clone()).or_insert_with(|| served_by(&reply));
@@ -91,7 +91,7 @@ async fn keys_and_cookies_lead_back_to_the_same_endpoint() {
         }
     }
     let used: std::collections::BTreeSet<&String> = homes.values().collect();
-    assert_eq!(used.len(), 3, "twenty keys reach every endpoint");
+    assert_eq!(used.len(), 3, "sixty keys reach every endpoint");
 
     let first = gateway.get("/sc/x").await;
     let set = first.header("set-cookie").expect("a cookie").to_owned();
