@@ -64,6 +64,9 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say that a line could not be written where the line could not be written, and
+        // panic: a full disk must not end the task that had something to say.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let installed = match settings.format {
         LogFormat::Text => lines.try_init(),

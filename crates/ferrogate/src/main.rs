@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             for line in complaints(&error) {
-                eprintln!("error: {line}");
+                output::note(&format!("error: {line}\n"));
             }
             Exit::of(&error).into()
         }

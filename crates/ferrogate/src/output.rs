@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Standard output. A reader that has seen enough (`| head`) closes it; `println!` would
-//! panic then. Here that is an error like others, which `main` takes for a quiet end.
+//! Standard output and standard error. A reader that has seen enough (`| head`) closes the first;
+//! `println!` would panic then. Here that is an error like others, which `main` takes for a quiet
+//! end. The second may lie on a disk that is full, which is no reason to stop.
 
 use std::io::{self, Write};
 
@@ -16,6 +17,11 @@ pub fn text(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// Tells people something, if there is a way to.
+pub fn note(text: &str) {
+    io::stderr().write_all(text.as_bytes()).ok();
 }
 
 /// Whether an error only says that nobody reads any more.

@@ -48,6 +48,24 @@ async fn stamp(process: &Process) -> anyhow::Result<String> {
     Ok(format!("{} {stamp}", answer.status().as_u16()))
 }
 
+/// As when the log's disk is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_written_stops_nothing() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let root = tempfile::tempdir()?;
+    let (dir, file) = (root.path().join("data"), root.path().join("books.yaml"));
+    let path = file.to_str().context("a path in UTF-8")?;
+    let backend = Backend::start().await?;
+    let spec = Spec { log: "/dev/full".into(), ..Spec::standalone(BINARY, root.path(), &[]) };
+    let process = spec.start().await?;
+    for number in ["one", "two"] {
+        write_api(&file, &backend, number)?;
+        verb(&dir, &["apply", "-f", path, "--wait"], 0)?;
+        ensure!(stamp(&process).await? == format!("200 {number}"));
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_deploys_calls_and_rolls_back() -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok();

@@ -36,7 +36,7 @@ pub fn run(flags: &DemoFlags) -> anyhow::Result<Exit> {
         let mut signals = Signals::listen()?;
         let exit = signals.or_forced(walk(flags)).await;
         let Some(walked) = exit else {
-            eprintln!("interrupted");
+            output::note("interrupted\n");
             return Ok(Exit::Failed);
         };
         let (gateway, exit) = walked?;

@@ -33,7 +33,7 @@ async fn seal(config: &Config) -> anyhow::Result<Exit> {
     let tell = |Progress { reached, head, resealed }: Progress| {
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
-            eprintln!("at revision {reached} of {head}: {resealed} payloads sealed anew");
+            output::note(&format!("at revision {reached} of {head}: {resealed} payloads sealed anew\n"));
         }
     };
     let Report { version, resealed, shut, idle } = reseal::run(config, tell).await?;

@@ -17,6 +17,7 @@ use super::listeners::{self, Listeners};
 use super::settings::{self, Loaded, Role, flag};
 use super::signals::{Signals, hangups};
 use crate::cli::{Common, Exit, RuntimeFlags};
+use crate::output;
 
 /// What a runtime reads of a file.
 const SECTIONS: [&str; 4] = ["runtime", "router", "policy_engine", super::POLICY_SECTION];
@@ -135,7 +136,7 @@ async fn serve(config: Config, registry: Arc<Registry>) -> anyhow::Result<Exit> 
     let running = start(config, registry, false, &tasks).await?;
     let listeners = named(running.addresses(), false);
     // Standard output is the access log's, which programs read line by line.
-    eprint!("ferrogate runtime {id} (zone \"{zone}\")\n{}", listeners::lines(&listeners));
+    output::note(&format!("ferrogate runtime {id} (zone \"{zone}\")\n{}", listeners::lines(&listeners)));
     if let Some(dir) = data_dir {
         listeners::write(&dir, &listeners)?;
     }

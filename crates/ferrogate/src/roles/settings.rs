@@ -115,10 +115,10 @@ pub fn load<T>(
     if role.common.check {
         output::text(&finished.effective.to_string())?;
         if !idle.is_empty() {
-            eprintln!("note: accepted, without effect: {idle}");
+            output::note(&format!("note: accepted, without effect: {idle}\n"));
         }
         for problem in &finished.problems {
-            eprintln!("error: {problem}");
+            output::note(&format!("error: {problem}\n"));
         }
         return Ok(Loaded::Checked(if finished.problems.is_empty() { Exit::Done } else { Exit::Usage }));
     }

@@ -39,12 +39,8 @@ pub async fn run(flags: &ApplyFlags) -> anyhow::Result<Exit> {
     }
     for (document, result) in documents.iter().zip(results) {
         for warning in result.pointer("/status/warnings").and_then(Value::as_array).into_iter().flatten() {
-            eprintln!(
-                "warning: {}: {}: {}",
-                document.origin,
-                field(warning, "field"),
-                field(warning, "message")
-            );
+            let (field, message) = (field(warning, "field"), field(warning, "message"));
+            output::note(&format!("warning: {}: {field}: {message}\n", document.origin));
         }
     }
     match flags.connection.output.unwrap_or(Output::Table) {

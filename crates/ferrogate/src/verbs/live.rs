@@ -7,12 +7,13 @@ use serde_json::Value;
 
 use super::show::{field, items};
 use crate::cli::{Exit, Waiting};
+use crate::output;
 
 /// Says who serves a change, if the answer tells.
 pub fn report(live: Option<&Value>, waiting: &Waiting) -> Exit {
     let Some(live) = live.filter(|live| !live.is_null()) else { return Exit::Done };
     let (exit, said) = verdict(live, &waiting.scope);
-    eprint!("{said}");
+    output::note(&said);
     exit
 }
 
