@@ -8,6 +8,7 @@
 mod doors;
 mod stream;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use ferrogate_base::tasks::Tasks;
 use ferrogate_policy::{Registry, Services};
 use ferrogate_xds::Sink;
 use ferrogate_xds::client::Client;
+use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -308,8 +310,12 @@ impl RunningRuntime {
     }
 
     fn follow(&self, client: Client) {
-        let sink: Arc<dyn Sink> = self.sink.clone();
-        self.tasks.spawn("config stream", client.run(sink, self.tasks.token().cancelled_owned()));
+        let (sink, token): (Arc<dyn Sink>, _) = (self.sink.clone(), self.tasks.token());
+        // A runtime that lost this task would serve what it has for ever.
+        self.tasks.spawn_restarting("config stream", move || {
+            let followed = client.clone().run(sink.clone(), token.clone().cancelled_owned());
+            followed.map(Ok::<(), Infallible>)
+        });
     }
 }
 

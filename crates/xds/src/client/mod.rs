@@ -59,6 +59,7 @@ pub struct ClientOptions {
 }
 
 /// A client whose options can work.
+#[derive(Clone)]
 pub struct Client {
     node: NodeInfo,
     dials: Vec<Dial>,

@@ -19,7 +19,7 @@ const PROBES_TO_RETURN: u32 = 2;
 const MAX_RETRY_HINT: Duration = Duration::from_secs(5);
 
 /// The controllers and what is known of them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Order {
     own_zone: String,
     candidates: Vec<Candidate>,
@@ -32,7 +32,7 @@ pub(super) struct Order {
     random: fastrand::Rng,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Candidate {
     zone: Option<String>,
     failures: u32,
