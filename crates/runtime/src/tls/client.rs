@@ -214,16 +214,14 @@ mod tests {
     use ferrogate_model::kinds::rest_api::UpstreamProtocol;
     use rustls_pki_types::UnixTime;
 
-    use super::super::trust::made;
+    use super::super::trust::made_file;
     use super::ClientTls;
     use crate::config::UpstreamTls;
     use crate::state::State;
 
     #[test]
     fn an_authority_that_expires_takes_its_configuration_and_sessions_along() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let file = folder.path().join("theirs.pem");
-        std::fs::write(&file, made(1_000, 2_000).0).expect("a written certificate");
+        let (_folder, file) = made_file(1_000, 2_000);
         let settings =
             UpstreamTls { system_roots: false, extra_ca_files: vec![file], ..UpstreamTls::default() };
         let tls = ClientTls::new(&settings, Arc::new(State::default())).expect("a configuration");

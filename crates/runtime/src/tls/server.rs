@@ -188,16 +188,14 @@ mod tests {
 
     use rustls_pki_types::UnixTime;
 
-    use super::super::trust::made;
+    use super::super::trust::made_file;
     use super::ServerTls;
     use crate::config::{ClientAuthentication, DownstreamTls};
     use crate::state::State;
 
     #[test]
     fn an_issuer_of_clients_begins_and_expires_without_a_deployment() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let file = folder.path().join("clients.pem");
-        std::fs::write(&file, made(1_000, 2_000).0).expect("a written certificate");
+        let (_folder, file) = made_file(1_000, 2_000);
         let settings = DownstreamTls {
             client_authentication: ClientAuthentication::Required,
             client_ca_file: Some(file),

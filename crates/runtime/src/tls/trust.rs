@@ -92,6 +92,15 @@ pub(super) fn made(first: u64, last: u64) -> (String, Authority) {
     (certificate.pem(), authority)
 }
 
+/// The same in a file, in a folder that is gone with what is returned.
+#[cfg(test)]
+pub(super) fn made_file(first: u64, last: u64) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let file = folder.path().join("authority.pem");
+    std::fs::write(&file, made(first, last).0).expect("a written certificate");
+    (folder, file)
+}
+
 #[cfg(test)]
 mod tests {
     use rustls_pki_types::UnixTime;
